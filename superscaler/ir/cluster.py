@@ -1,0 +1,192 @@
+"""Clusters: the devices a plan may use, their memory and speed, and the links between them."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import msgspec
+
+from superscaler.errors import ClusterError, UsageError, did_you_mean
+
+GIB = 1 << 30
+
+
+class Device(msgspec.Struct, frozen=True):
+    """One device. ``memory`` in bytes; ``flops`` dense multiply-add operations × 2 per second, by dtype;
+    ``bandwidth`` of its memory in bytes per second; ``overhead`` seconds per launched op."""
+
+    name: str
+    memory: int
+    flops: dict[str, float]
+    bandwidth: float
+    overhead: float = 0.0
+    speed: float = 1.0
+
+
+class Link(msgspec.Struct, frozen=True):
+    """One link class. ``bandwidth`` in bytes per second and direction, ``latency`` in seconds."""
+
+    name: str
+    bandwidth: float
+    latency: float
+
+
+# Datasheet figures of the vendors (dense rates, no sparsity); efficiency is a matter of `superscaler profile`.
+DEVICES: dict[str, Device] = {
+    "cpu": Device("cpu", 8 * GIB, {"float32": 6e10, "float64": 3e10, "bfloat16": 3e10}, 1.0e10, 3e-6),
+    "v100": Device("v100", 32 * GIB, {"float32": 15.7e12, "float16": 125e12, "bfloat16": 15.7e12}, 0.9e12, 5e-6),
+    "a100": Device("a100", 80 * GIB, {"float32": 19.5e12, "float16": 312e12, "bfloat16": 312e12}, 2.0e12, 5e-6),
+    "h100": Device("h100", 80 * GIB, {"float32": 67e12, "float16": 989e12, "bfloat16": 989e12}, 3.35e12, 5e-6),
+    "h200": Device("h200", 141 * GIB, {"float32": 67e12, "float16": 989e12, "bfloat16": 989e12}, 4.8e12, 5e-6),
+    "b200": Device("b200", 180 * GIB, {"float32": 75e12, "float16": 2250e12, "bfloat16": 2250e12}, 8.0e12, 5e-6),
+}
+LINKS: dict[str, Link] = {
+    "loopback": Link("loopback", 1.0e9, 1e-3),
+    "pcie": Link("pcie", 25e9, 5e-6),
+    "nvlink2": Link("nvlink2", 150e9, 3e-6),
+    "nvlink3": Link("nvlink3", 300e9, 3e-6),
+    "nvlink4": Link("nvlink4", 450e9, 3e-6),
+    "nvlink5": Link("nvlink5", 900e9, 3e-6),
+    "infiniband": Link("infiniband", 50e9, 5e-6),
+    "ethernet": Link("ethernet", 1.25e9, 3e-5),
+}
+_PRESET_LINKS = {
+    "cpu": ("loopback", "ethernet"),
+    "v100": ("nvlink2", "infiniband"),
+    "a100": ("nvlink3", "infiniband"),
+    "h100": ("nvlink4", "infiniband"),
+    "h200": ("nvlink4", "infiniband"),
+    "b200": ("nvlink5", "infiniband"),
+}
+
+
+class Cluster(msgspec.Struct, frozen=True):
+    """Devices in order, ``per_node`` of them on each node, with one link class inside a node and one between nodes.
+
+    ``kinds`` names the devices' descriptions; ``devices[i]`` is an index into it.
+    """
+
+    name: str
+    kinds: tuple[Device, ...]
+    devices: tuple[int, ...]
+    per_node: int
+    intra: Link
+    inter: Link
+
+    @staticmethod
+    def local(workers: int = 1, *, memory: float | None = None) -> Cluster:
+        """This machine: ``workers`` CPU workers. ``memory``: GiB each."""
+        return Cluster.preset("cpu", devices=workers, name="local", memory=memory)
+
+    @staticmethod
+    def preset(
+        kind: str, *, devices: int, per_node: int = 8, name: str | None = None, memory: float | None = None
+    ) -> Cluster:
+        """``devices`` equal devices of a known kind. Raises :class:`UsageError` for an unknown kind."""
+        if kind not in DEVICES:
+            raise UsageError(f"unknown cluster preset {kind!r}", hint=did_you_mean(kind, [*DEVICES, "local"]))
+        if devices < 1:
+            raise ClusterError(f"a cluster needs at least one device, not {devices}")
+        device = DEVICES[kind]
+        if memory is not None:
+            device = msgspec.structs.replace(device, memory=int(memory * GIB))
+        intra, inter = _PRESET_LINKS[kind]
+        return Cluster(name or kind, (device,), (0,) * devices, per_node, LINKS[intra], LINKS[inter])
+
+    @staticmethod
+    def load(path: str | Path) -> Cluster:
+        """Read a TOML description: ``[[devices]]`` tables (kind or figures, count) and ``[links]``.
+
+        Raises :class:`ClusterError` naming the key at fault.
+        """
+        try:
+            data = tomllib.loads(Path(path).read_text())
+        except OSError as e:
+            raise ClusterError(f"cannot read the cluster file {path}: {e.strerror}") from e
+        except tomllib.TOMLDecodeError as e:
+            raise ClusterError(f"{path} is not valid TOML: {e}") from e
+        return _from_toml(data, str(path))
+
+    @property
+    def size(self) -> int:
+        return len(self.devices)
+
+    def device(self, index: int) -> Device:
+        return self.kinds[self.devices[index]]
+
+    def link(self, a: int, b: int) -> Link:
+        """The link class between two devices."""
+        return self.intra if a // self.per_node == b // self.per_node else self.inter
+
+    def groups(self, count: int) -> list[list[int]]:
+        """The devices in ``count`` equal consecutive groups."""
+        if count < 1 or self.size % count:
+            raise ClusterError(f"{self.size} devices cannot be cut into {count} equal groups")
+        each = self.size // count
+        return [list(range(i * each, (i + 1) * each)) for i in range(count)]
+
+
+def _from_toml(data: dict[str, object], where: str) -> Cluster:
+    rows = data.get("devices")
+    if not isinstance(rows, list) or not rows:
+        raise ClusterError(f"{where}: no [[devices]] table", hint='[[devices]]\nkind = "h100"\ncount = 8')
+    kinds: list[Device] = []
+    devices: list[int] = []
+    for i, row in enumerate(rows):
+        device, count = _device_row(row, f"{where}: devices[{i}]")
+        kinds.append(device)
+        devices.extend([i] * count)
+    links = data.get("links", {})
+    if not isinstance(links, dict):
+        raise ClusterError(f"{where}: [links] must be a table")
+    default = _PRESET_LINKS.get(kinds[0].name, ("pcie", "ethernet"))
+    intra = _link(links.get("intra", default[0]), f"{where}: links.intra")
+    inter = _link(links.get("inter", default[1]), f"{where}: links.inter")
+    per_node = data.get("per_node", 8)
+    if not isinstance(per_node, int) or per_node < 1:
+        raise ClusterError(f"{where}: per_node must be a positive integer, not {per_node!r}")
+    return Cluster(str(data.get("name", Path(where).stem)), tuple(kinds), tuple(devices), per_node, intra, inter)
+
+
+def _device_row(row: object, where: str) -> tuple[Device, int]:
+    if not isinstance(row, dict):
+        raise ClusterError(f"{where} must be a table")
+    known = {"kind", "count", "memory", "flops", "bandwidth", "overhead", "speed", "name"}
+    for key in row:
+        if key not in known:
+            raise ClusterError(f"{where}: unknown key {key!r}", hint=did_you_mean(str(key), known))
+    kind = str(row.get("kind", "cpu"))
+    if kind not in DEVICES:
+        raise ClusterError(f"{where}: unknown kind {kind!r}", hint=did_you_mean(kind, DEVICES))
+    base = DEVICES[kind]
+    memory = row.get("memory")
+    if memory is not None and (not isinstance(memory, int | float) or memory <= 0):
+        raise ClusterError(f"{where}: memory must be a positive number of GiB, not {memory!r}")
+    count = row.get("count", 1)
+    if not isinstance(count, int) or count < 1:
+        raise ClusterError(f"{where}: count must be a positive integer, not {count!r}")
+    speed = float(row.get("speed", 1.0))
+    if speed <= 0:
+        raise ClusterError(f"{where}: speed must be positive, not {speed!r}")
+    changed = {
+        "name": str(row.get("name", base.name)),
+        "memory": int(memory * GIB) if memory is not None else base.memory,
+        "bandwidth": float(row.get("bandwidth", base.bandwidth)),
+        "overhead": float(row.get("overhead", base.overhead)),
+        "speed": speed,
+    }
+    return msgspec.structs.replace(base, **changed), count
+
+
+def _link(value: object, where: str) -> Link:
+    if isinstance(value, str):
+        if value not in LINKS:
+            raise ClusterError(f"{where}: unknown link class {value!r}", hint=did_you_mean(value, LINKS))
+        return LINKS[value]
+    if isinstance(value, dict) and {"bandwidth", "latency"} <= set(value):
+        bandwidth, latency = float(value["bandwidth"]), float(value["latency"])
+        if bandwidth <= 0 or latency < 0:
+            raise ClusterError(f"{where}: bandwidth must be positive and latency not negative")
+        return Link(str(value.get("name", "custom")), bandwidth, latency)
+    raise ClusterError(f"{where}: give the name of a link class, or bandwidth (bytes/s) and latency (s)")
