@@ -220,7 +220,10 @@ class Program(msgspec.Struct, frozen=True):
 
 
 class Piece(msgspec.Struct, frozen=True, array_like=True):
-    """A rectangle-product of a tensor that goes from one worker to another (or stays, if they are equal)."""
+    """A product of intervals of a tensor that goes from one worker to another (or stays, if they are equal).
+
+    Time axes are taken whole here: at a micro-batch, what goes is the piece cut with the value's region there.
+    """
 
     source: int
     destination: int

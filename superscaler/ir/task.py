@@ -1,0 +1,52 @@
+"""The TaskGraph: every op of a Graph with its place (stage, meshes), its splits and the kind of task it belongs to."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import msgspec
+
+from superscaler.ir.graph import Graph
+from superscaler.ir.layout import Layout, Space
+from superscaler.ir.program import BlockKind
+from superscaler.ir.rules.rule import Splits
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """One op's place. ``stages``: where it runs; several (on different meshes) mean that each of them computes it.
+
+    ``splits``: how it is split, per axis. ``over``: time axes it is repeated over.
+    """
+
+    op: str
+    stages: tuple[int, ...]
+    kind: BlockKind
+    splits: Splits = ()
+    over: tuple[str, ...] = ()
+
+
+class TaskGraph(msgspec.Struct, frozen=True, dict=True):
+    """A Graph, split and assigned. ``placements`` stand in the order of the Graph's ops.
+
+    ``stages``: the mesh of each
+    stage. ``microaxis``: the time axis of micro-batches, or "". ``homes``: state and input tensors -> layout.
+    ``recompute``: forward ops that the backward runs again. ``order``: the name of the schedule.
+    """
+
+    graph: Graph
+    space: Space
+    placements: tuple[Placement, ...]
+    stages: tuple[str, ...]
+    homes: dict[str, Layout]
+    microaxis: str = ""
+    recompute: frozenset[str] = frozenset()
+    order: str = "1f1b"
+    seed: int = 0
+
+    @cached_property
+    def placed(self) -> dict[str, Placement]:
+        return {p.op: p for p in self.placements}
+
+    @property
+    def microbatches(self) -> int:
+        return self.space.axis(self.microaxis).ways if self.microaxis else 1

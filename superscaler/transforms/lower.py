@@ -1,0 +1,564 @@
+"""Lowering: a TaskGraph to the bodies of its tasks, with every communication in its place.
+
+Each op is emitted into the block of its stage and kind; each tensor it reads is brought into the layout that the op
+needs: taken as it is, sliced, resharded by collectives, received from another mesh, accumulated over micro-batches, or
+computed again (views and constants are never saved; recomputed ops by the user's choice).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import msgspec
+
+from superscaler.errors import PlanError
+from superscaler.ir.graph import Op
+from superscaler.ir.layout import Layout, Partial, Shard, State
+from superscaler.ir.program import (
+    Accumulate,
+    BlockKind,
+    Collect,
+    Collective,
+    Commit,
+    Grouping,
+    Lane,
+    Mask,
+    Recv,
+    Route,
+    Send,
+    Slice,
+    Step,
+    Value,
+)
+from superscaler.ir.rules import rule_for
+from superscaler.ir.rules.rule import Splits, op_layouts
+from superscaler.ir.task import Placement, TaskGraph
+from superscaler.transforms.reshard import moves, route
+
+FREE = frozenset(
+    {
+        "superscaler.reshape",
+        "superscaler.expand",
+        "aten.permute.default",
+        "superscaler.block",
+        "superscaler.full",
+        "superscaler.arange",
+    }
+)
+"""Ops that are computed again wherever their result is read: views of what is there anyway, and constants."""
+
+
+class Key(NamedTuple):
+    """Names a block: what kind, of which stage, on which mesh, in which segment; ``tag`` tells transfers apart."""
+
+    kind: BlockKind
+    stage: int
+    mesh: str
+    level: int = 0
+    tag: str = ""
+
+
+class Compute(msgspec.Struct, frozen=True):
+    """One op before it is grouped into a call."""
+
+    op: int
+    ins: tuple[int, ...]
+    outs: tuple[int, ...]
+    splits: Splits
+    mesh: str
+
+
+@dataclass
+class Body:
+    """A block being filled."""
+
+    key: Key
+    over: tuple[str, ...]
+    lane: Lane = "compute"
+    steps: list[Step | Compute] = field(default_factory=list)
+    here: dict[tuple[str, Layout], int] = field(default_factory=dict)
+
+
+@dataclass
+class Lowered:
+    """All blocks with the tables that they refer to; values are numbered across all meshes."""
+
+    tasks: TaskGraph
+    values: list[Value]
+    bodies: dict[Key, Body]
+    groupings: list[Grouping]
+    routes: list[Route]
+    inputs: dict[tuple[str, str], int]
+    state: dict[str, int]
+    outputs: dict[str, int]
+    gradients: dict[str, int]
+    comms: int
+
+
+class Lowering:
+    def __init__(self, tasks: TaskGraph) -> None:
+        self.tasks = tasks
+        self.graph = tasks.graph
+        self.space = tasks.space
+        self.micro = tasks.microaxis
+        self.index = {op.name: i for i, op in enumerate(tasks.graph.ops)}
+        self.values: list[Value] = []
+        self.bodies: dict[Key, Body] = {}
+        self.made: dict[tuple[str, str], list[tuple[int, Key]]] = {}
+        self.groupings: list[Grouping] = []
+        self.routes: list[Route] = []
+        self.inputs: dict[tuple[str, str], int] = {}
+        self.state: dict[str, int] = {}
+        self.comms = 0
+        self.level = self._levels()
+        self.settled: set[int] = set()  # values that are partials once reduced or accumulated: kept, not made again
+
+    # --- blocks and values ------------------------------------------------------------------------------------------
+
+    def body(self, key: Key, over: tuple[str, ...], lane: Lane = "compute") -> Body:
+        found = self.bodies.get(key)
+        if found is None:
+            found = self.bodies[key] = Body(key, over, lane)
+        return found
+
+    def value(self, tensor: str, layout: Layout, over: tuple[str, ...], terms: tuple[int, ...] = ()) -> int:
+        self.values.append(Value(tensor, layout, over, terms))
+        return len(self.values) - 1
+
+    def define(self, body: Body, tensor: str, layout: Layout) -> int:
+        """A new value written in ``body``, found by later readers."""
+        number = self.value(tensor, layout, body.over)
+        body.here[tensor, layout] = number
+        self.made.setdefault((tensor, layout.mesh), []).append((number, body.key))
+        return number
+
+    def _levels(self) -> dict[str, int]:
+        """Segments of the step's own blocks: an op whose input comes from another mesh stands in a later segment."""
+        level: dict[str, int] = {}
+        for op in self.graph.ops:
+            placed = self.tasks.placed[op.name]
+            meshes = self.meshes_of(placed)
+            level[op.name] = 0
+            if placed.over:
+                continue
+            for name in op.inputs:
+                producer = self.graph.producer.get(name)
+                if producer is None or self.tasks.placed[producer.name].over:
+                    continue
+                foreign = not set(meshes) <= set(self.meshes_of(self.tasks.placed[producer.name]))
+                level[op.name] = max(level[op.name], level[producer.name] + foreign)
+        return level
+
+    def meshes_of(self, placed: Placement) -> list[str]:
+        return [self.tasks.stages[s] for s in placed.stages]
+
+    def key_of(self, op: Op, mesh: str) -> Key:
+        placed = self.tasks.placed[op.name]
+        stage = next(s for s in placed.stages if self.tasks.stages[s] == mesh)
+        return Key(placed.kind, stage if placed.over else -1, mesh, self.level[op.name])
+
+    # --- ops --------------------------------------------------------------------------------------------------------
+
+    def emit(self, op: Op, body: Body) -> None:
+        """Run ``op`` in ``body``, with its inputs brought where it needs them."""
+        placed = self.tasks.placed[op.name]
+        mesh = self.space.mesh(body.key.mesh)
+        allowed = {*mesh.axes, *body.over}
+        splits = tuple((a, s) for a, s in placed.splits if a in allowed and self.space.axis(a).ways > 1)
+        ins, outs = op_layouts(rule_for(op, self.graph), splits, mesh.name, self.space)
+        sources = tuple(self.need(n, layout, body, op) for n, layout in zip(op.inputs, ins, strict=True))
+        results = tuple(self.define(body, n, layout) for n, layout in zip(op.outputs, outs, strict=True))
+        body.steps.append(Compute(self.index[op.name], sources, results, splits, mesh.name))
+
+    def need(self, tensor: str, layout: Layout, body: Body, reader: Op | None = None) -> int:
+        """The value of ``tensor`` in ``layout`` as read in ``body``; emits what brings it there."""
+        found = body.here.get((tensor, layout))
+        if found is not None:
+            return found
+        source = self._local(tensor, layout, body)
+        if source is None:
+            source = self._foreign(tensor, layout, body)
+        return self.reshard(source, layout, body, reader)
+
+    def _local(self, tensor: str, layout: Layout, body: Body) -> int | None:
+        """A value of ``tensor`` on the body's own mesh, over the body's own time."""
+        mesh = body.key.mesh
+        inside = [v for (t, found), v in body.here.items() if t == tensor and found.mesh == mesh]
+        if inside:
+            return self._best(inside, layout)
+        settled = [v for v, _ in self.made.get((tensor, mesh), []) if v in self.settled and self._in_time(v, body)]
+        if settled:
+            return self._best(settled, layout)
+        producer = self.graph.producer.get(tensor)
+        if producer is None:
+            if (tensor, mesh) not in self.made:
+                self._source(tensor, mesh)
+        elif self._again(producer, body):
+            self.emit(producer, body)
+            return next(v for (t, found), v in body.here.items() if t == tensor and found.mesh == mesh)
+        elif producer.target in FREE and mesh in self.meshes_of(self.tasks.placed[producer.name]):
+            home = self.key_of(producer, mesh)
+            if not any(key == home for _, key in self.made.get((tensor, mesh), [])):
+                self.emit(producer, self.body(home, self.tasks.placed[producer.name].over))
+        made = [v for v, _ in self.made.get((tensor, mesh), [])]
+        usable = [v for v in made if self._in_time(v, body)]
+        if usable:
+            return self._best(usable, layout)
+        return self._over_time(made[0], body) if made else None
+
+    def _in_time(self, number: int, body: Body) -> bool:
+        """Whether a value exists once, or once per instance of the body."""
+        return self.values[number].over in ((), body.over)
+
+    def _again(self, op: Op, body: Body) -> bool:
+        """Whether ``op`` is to be run in this body rather than its result be kept from where it first ran."""
+        placed = self.tasks.placed[op.name]
+        if body.key.mesh not in self.meshes_of(placed) or placed.over not in ((), body.over):
+            return False
+        if op.target in FREE:
+            return True
+        if op.name not in self.tasks.recompute or placed.kind != "forward":
+            return False
+        made = self.made.get((op.outputs[0], body.key.mesh), [])
+        done = any(key.kind == "backward" for _, key in made)
+        return body.key.kind in ("backward", "weight") and not done
+
+    def _best(self, candidates: list[int], layout: Layout) -> int:
+        """The candidate that is nearest to the layout: equal, else complete, else the first one made."""
+
+        def far(number: int) -> tuple[int, int, int]:
+            have = self.values[number].layout
+            unlike = sum(layout.state(a) != s for a, s in have.states) + sum(
+                have.state(a) is None for a, _ in layout.states
+            )
+            return (have != layout, len(have.partial), unlike)
+
+        return min(candidates, key=far)
+
+    def _source(self, tensor: str, mesh: str) -> None:
+        """An input or a state tensor, where it is read first."""
+        kind = self.graph.tensor[tensor].kind
+        start = Key("per_step", -1, mesh)
+        if kind == "input":
+            layout = Layout(mesh, self.tasks.homes[tensor].states) if tensor in self.tasks.homes else Layout(mesh)
+            here = set(self.space.mesh(mesh).axes)
+            layout = Layout(mesh, tuple(s for s in layout.states if s[0] in here))
+            self.inputs[tensor, mesh] = self.value(tensor, layout, ())
+            self.made.setdefault((tensor, mesh), []).append((self.inputs[tensor, mesh], start))
+            return
+        home = self.tasks.homes[tensor]
+        if tensor not in self.state:
+            self.state[tensor] = self.value(tensor, home, ())
+            self.made.setdefault((tensor, home.mesh), []).append((self.state[tensor], Key("per_step", -1, home.mesh)))
+
+    # --- time -------------------------------------------------------------------------------------------------------
+
+    def _over_time(self, number: int, body: Body) -> int:
+        """A value of every micro-batch, as read once per step: summed, or put together."""
+        value = self.values[number]
+        made = self.made[value.tensor, value.layout.mesh]
+        origin = next(key for v, key in made if v == number)
+        state = value.layout.state(self.micro)
+        if body.over:
+            raise self._refuse(value.tensor)
+        whole = self.value(value.tensor, value.layout.without(self.micro), ())
+        if isinstance(state, Partial):
+            if state.kind != "sum":
+                raise self._refuse(value.tensor)
+            self.bodies[origin].steps.append(Accumulate(number, whole))
+        elif isinstance(state, Shard):
+            self.bodies[origin].steps.append(Collect(number, whole))
+        else:
+            raise self._refuse(value.tensor)
+        made.append((whole, origin))
+        self.settled.add(whole)
+        return whole
+
+    def _refuse(self, tensor: str, reader: Op | None = None) -> PlanError:
+        op = reader or self.graph.producer.get(tensor)
+        where = (
+            f"{op.source or 'unknown line'} ({op.function or op.target} in {op.module or 'the model'})" if op else "?"
+        )
+        return PlanError(
+            f"the model cannot be micro-batched: {tensor!r} depends on the whole batch, its reader on one micro-batch",
+            f"at {where}",
+            "a nonlinear op consumes a reduction over the batch, so micro-batches would compute something else",
+            hint="microbatches=1 (data parallelism alone is exact)",
+        )
+
+    # --- space ------------------------------------------------------------------------------------------------------
+
+    def reshard(self, number: int, layout: Layout, body: Body, reader: Op | None = None) -> int:
+        """Bring a value on the body's mesh into ``layout``, inside the body."""
+        have = self.values[number]
+        if have.layout == layout and have.over in ((), body.over):
+            return number
+        found = body.here.get((have.tensor, layout))
+        if found is not None:
+            return found
+        self._agree_on_time(have, layout, reader)
+        if any(isinstance(s, Partial) and have.layout.state(a) != s for a, s in layout.states):
+            return self._to_partial(number, layout, body)
+        now = number
+        for move in moves(self.space, self.graph.tensor[have.tensor].shape, have.layout, layout):
+            done = body.here.get((have.tensor, move.layout))
+            if done is None:
+                done = self.define(body, have.tensor, move.layout)
+                if move.kind == "slice":
+                    body.steps.append(Slice(now, done))
+                else:
+                    group = self.grouping(move.layout.mesh, move.axes)
+                    body.steps.append(Collective(move.kind, now, done, move.axes, group, self.comm()))
+                if move.kind in ("all_reduce", "reduce_scatter"):
+                    self.settled.add(done)
+            now = done
+        return now
+
+    def _agree_on_time(self, have: Value, layout: Layout, reader: Op | None) -> None:
+        if not self.micro:
+            return
+        mine, wanted = have.layout.state(self.micro), layout.state(self.micro)
+        if have.over and mine != wanted:
+            raise self._refuse(have.tensor, reader)
+        if not have.over and isinstance(wanted, Partial):
+            raise self._refuse(have.tensor, reader)
+
+    def _to_partial(self, number: int, layout: Layout, body: Body) -> int:
+        """From complete to partial: kept by one device of each line, zero on the others."""
+        have = self.values[number]
+        partial = {a for a, s in layout.states if isinstance(s, Partial) and have.layout.state(a) != s}
+        complete = self.reshard(number, layout.without(*partial), body)
+        axes = tuple(a for a, _ in layout.states if a in partial)
+        done = self.define(body, have.tensor, layout)
+        body.steps.append(Mask(complete, done, axes))
+        return done
+
+    def comm(self) -> int:
+        self.comms += 1
+        return self.comms - 1
+
+    def grouping(self, mesh: str, axes: tuple[str, ...]) -> int:
+        found = Grouping(self.space.mesh(mesh).lines(axes))
+        if found not in self.groupings:
+            self.groupings.append(found)
+        return self.groupings.index(found)
+
+    def _foreign(self, tensor: str, layout: Layout, body: Body) -> int:
+        """Fetch a tensor that lives on another mesh; it is then on this one for all later readers."""
+        number, origin = self._elsewhere(tensor, body)
+        value = self.values[number]
+        source = self.bodies.get(origin) or self.body(origin, value.over)
+        complete = self.reshard(number, value.layout.without(*value.layout.partial), source)
+        value = self.values[complete]
+        target = self._landing(value.layout, layout, body.key.mesh)
+        path = route(self.space, tensor, self.graph.tensor[tensor].shape, value.layout, target)
+        if all(p.source == p.destination for p in path.pieces):
+            arrived = self.define(body, tensor, target)
+            body.steps.append(Slice(complete, arrived))
+            return arrived
+        return self._transfer(complete, path, origin, body)
+
+    def _elsewhere(self, tensor: str, body: Body) -> tuple[int, Key]:
+        producer = self.graph.producer.get(tensor)
+        if producer is None and tensor not in self.state:
+            self._source(tensor, self.tasks.homes[tensor].mesh)
+        if producer is not None and producer.target in FREE:
+            mesh = self.meshes_of(self.tasks.placed[producer.name])[0]
+            home = self.body(self.key_of(producer, mesh), self.tasks.placed[producer.name].over)
+            self.need(tensor, self._natural(producer, tensor, mesh), home)
+        made = [entry for (t, _), entries in self.made.items() if t == tensor for entry in entries]
+        if not made:
+            raise PlanError(f"nothing computes {tensor!r} before stage {body.key.stage} reads it")
+        usable = [e for e in made if self.values[e[0]].over in ((), body.over)]
+        if usable:
+            best = self._best([v for v, _ in usable], Layout(body.key.mesh))
+            return next(e for e in usable if e[0] == best)
+        number = made[0][0]
+        key = Key("reduce", -1, self.values[number].layout.mesh, 0)
+        self.body(key, ())
+        return self._over_time(number, body), key
+
+    def _natural(self, op: Op, tensor: str, mesh: str) -> Layout:
+        placed = self.tasks.placed[op.name]
+        allowed = {*self.space.mesh(mesh).axes, *placed.over}
+        splits = tuple((a, s) for a, s in placed.splits if a in allowed and self.space.axis(a).ways > 1)
+        return op_layouts(rule_for(op, self.graph), splits, mesh, self.space)[1][op.outputs.index(tensor)]
+
+    def _landing(self, have: Layout, need: Layout, mesh: str) -> Layout:
+        """The layout in which a tensor arrives: as it was sent if this mesh has the same axes, else as it is read."""
+        axes = set(self.space.mesh(mesh).axes)
+        timed = [(a, s) for a, s in have.states if self.space.axis(a).kind == "time"]
+        spatial = [(a, s) for a, s in have.states if self.space.axis(a).kind == "space"]
+        if all(a in axes for a, _ in spatial):
+            return self.space.layout(mesh, dict(have.states))
+        wanted: dict[str, State | None] = {
+            a: s for a, s in need.states if isinstance(s, Shard) and self.space.axis(a).kind == "space"
+        }
+        return self.space.layout(mesh, {**wanted, **dict(timed)})
+
+    def _transfer(self, number: int, path: Route, origin: Key, body: Body) -> int:
+        value = self.values[number]
+        if path not in self.routes:
+            self.routes.append(path)
+        which, comm = self.routes.index(path), self.comm()
+        stage = origin.stage if value.over else -1
+        tag = f"{value.tensor}>{body.key.mesh}"
+        send = self.body(Key("send", stage, value.layout.mesh, origin.level, tag), value.over, "comm")
+        recv = self.body(
+            Key("recv", body.key.stage if value.over else -1, body.key.mesh, origin.level, tag), value.over, "comm"
+        )
+        arrived = self.value(value.tensor, path.destination, value.over)
+        self.made.setdefault((value.tensor, body.key.mesh), []).append((arrived, recv.key))
+        shared = set(self.space.mesh(value.layout.mesh).devices) & set(self.space.mesh(body.key.mesh).devices)
+        send.steps.append(Send(number, which, comm))
+        recv.steps.append(Recv(arrived, which, comm, number if shared else -1))
+        return arrived
+
+
+def _when(placed: Placement) -> int:
+    """Before, during or after the micro-batches."""
+    return 0 if placed.kind in ("per_step", "prologue") else 2 if placed.kind in ("reduce", "optimizer") else 1
+
+
+def lower(tasks: TaskGraph) -> Lowered:
+    """The blocks of all stages. Raises :class:`PlanError` where the plan cannot be carried out."""
+    work = Lowering(tasks)
+    graph = tasks.graph
+    ops = sorted(graph.ops, key=lambda op: _when(tasks.placed[op.name]))
+    for op in ops:
+        placed = tasks.placed[op.name]
+        if op.target in FREE:
+            continue
+        for stage in placed.stages:
+            mesh = tasks.stages[stage]
+            body = work.body(work.key_of(op, mesh), placed.over)
+            if op.target == "superscaler.add_n" and op.phase == "optimizer":
+                total_over_meshes(work, op, placed)
+                break
+            work.emit(op, body)
+    return _finish(work)
+
+
+def _finish(work: Lowering) -> Lowered:
+    graph, tasks = work.graph, work.tasks
+    outputs: dict[str, int] = {}
+    gradients: dict[str, int] = {}
+    for name, tensor in graph.outputs.items():
+        body = _closing(work, tensor)
+        layout = _whole(work, tensor, body.key.mesh, keep_shards=True)
+        outputs[name] = work.need(tensor, layout, body)
+    for name, tensor in graph.gradients.items():
+        body = _closing(work, tensor, tasks.homes[name].mesh)
+        gradients[name] = work.need(tensor, _settled(work, tensor, body), body)
+    for name, tensor in graph.updates.items():
+        home = tasks.homes[name]
+        body = _closing(work, tensor, home.mesh)
+        if name not in work.state:
+            work.need(name, home, body)
+        work.bodies[body.key].steps.append(Commit(work.need(tensor, home, body), work.state[name]))
+    for tensor in graph.state():
+        if tensor.name not in work.state:
+            work.state[tensor.name] = work.value(tensor.name, tasks.homes[tensor.name], ())
+    return Lowered(
+        tasks, work.values, work.bodies, work.groupings, work.routes, work.inputs, work.state, outputs, gradients,
+        work.comms,
+    )  # fmt: skip
+
+
+def _closing(work: Lowering, tensor: str, mesh: str | None = None) -> Body:
+    """The block, after all micro-batches, in which a result is completed."""
+    producer = work.graph.producer.get(tensor)
+    if producer is not None:
+        placed = work.tasks.placed[producer.name]
+        meshes = work.meshes_of(placed)
+        where = mesh if mesh in meshes else meshes[0]
+        if not placed.over and placed.kind in ("optimizer", "reduce"):
+            return work.body(work.key_of(producer, where), ())
+        mesh = mesh or where
+    return work.body(Key("optimizer" if work.graph.updates else "reduce", -1, mesh or work.tasks.stages[0]), ())
+
+
+def _settled(work: Lowering, tensor: str, body: Body) -> Layout:
+    """The complete layout in which a gradient was used, else the one it has once reduced."""
+    made = [work.values[v].layout for v, _ in work.made.get((tensor, body.key.mesh), []) if not work.values[v].over]
+    complete = [layout for layout in made if not layout.partial]
+    return complete[0] if complete else _whole(work, tensor, body.key.mesh, keep_shards=True)
+
+
+def _whole(work: Lowering, tensor: str, mesh: str, *, keep_shards: bool) -> Layout:
+    made = work.made.get((tensor, mesh))
+    if not made or not keep_shards:
+        return Layout(mesh)
+    have = work.values[made[0][0]].layout
+    states = {a: s for a, s in have.states if isinstance(s, Shard) and work.space.axis(a).kind == "space"}
+    return work.space.layout(mesh, states)
+
+
+def total_over_meshes(work: Lowering, op: Op, placed: Placement) -> None:
+    """A sum of scalars that lie on several meshes or are partial in different ways: the global gradient norm.
+
+    Each mesh adds up its own terms, each counted by one device only; one all-reduce over all devices completes it.
+    """
+    world = _world(work, placed)
+    totals: dict[str, int] = {}
+    level = work.level[op.name]
+    for mesh in dict.fromkeys(_mesh_of(work, name) for name in op.inputs):
+        body = work.body(Key(placed.kind, -1, mesh, level), ())
+        terms = [i for i, name in enumerate(op.inputs) if _mesh_of(work, name) == mesh]
+        totals[mesh] = _mesh_total(work, op, mesh, terms, body)
+    axes = work.space.mesh(world).axes
+    group, comm = work.grouping(world, axes), work.comm()
+    result = work.value(op.outputs[0], Layout(world), ())
+    for mesh in totals:
+        body = work.body(Key(placed.kind, -1, mesh, level), ())
+        if len(work.space.mesh(world).devices) == 1:
+            body.here[op.outputs[0], Layout(world)] = totals[mesh]
+            work.made.setdefault((op.outputs[0], world), []).append((totals[mesh], body.key))
+            return
+        body.steps.append(Collective("all_reduce", totals[mesh], result, axes, group, comm))
+        body.here[op.outputs[0], Layout(world)] = result
+        work.made.setdefault((op.outputs[0], world), []).append((result, body.key))
+
+
+def _mesh_of(work: Lowering, tensor: str) -> str:
+    return work.meshes_of(work.tasks.placed[work.graph.producer[tensor].name])[0]
+
+
+def _world(work: Lowering, placed: Placement) -> str:
+    """The mesh of all devices of the stages that take part: one of them, or the union made when placing."""
+    meshes = list(dict.fromkeys(work.tasks.stages[s] for s in placed.stages))
+    return meshes[0] if len(meshes) == 1 else "world"
+
+
+def _terms(op: Op, terms: list[int]) -> tuple[int, ...]:
+    """The terms of a sum that a value has; empty if it has all."""
+    return () if len(terms) == len(op.inputs) else tuple(terms)
+
+
+def _mesh_total(work: Lowering, op: Op, mesh: str, terms: list[int], body: Body) -> int:
+    """The terms of one mesh added up, partial along all of its axes."""
+    axes = tuple(a for a in work.space.mesh(mesh).axes if work.space.axis(a).ways > 1)
+    groups: dict[Layout, list[tuple[int, int]]] = {}
+    for term in terms:
+        name = op.inputs[term]
+        number = work.made[name, mesh][0][0]
+        groups.setdefault(work.values[number].layout, []).append((term, number))
+    full = work.space.layout(mesh, {a: Partial() for a in axes})
+    total = -1
+    for layout, members in groups.items():
+        numbers = _terms(op, [t for t, _ in members])
+        part = work.value(op.outputs[0], layout, (), numbers)
+        for term, number in members:
+            body.steps.append(Accumulate(number, part, term))
+        missing = tuple(a for a in axes if layout.state(a) is None)
+        if missing:
+            masked = work.value(op.outputs[0], full, (), numbers)
+            body.steps.append(Mask(part, masked, missing))
+            part = masked
+        if len(groups) == 1:
+            return part
+        if total < 0:
+            total = work.value(op.outputs[0], full, (), _terms(op, terms))
+        body.steps.append(Accumulate(part, total))
+    return total

@@ -1,0 +1,184 @@
+"""Optimizers in the graph: clipping and updates are ops like any other, so ZeRO and offload are ordinary plans."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+
+import msgspec
+
+from superscaler.errors import UsageError
+from superscaler.ir.graph import Graph, Op, Tensor
+
+
+class Group(msgspec.Struct, frozen=True):
+    """Parameters (by name globs) with their own weight decay or learning-rate factor."""
+
+    names: tuple[str, ...]
+    weight_decay: float | None = None
+    lr_scale: float = 1.0
+
+
+class SGD(msgspec.Struct, frozen=True, tag="sgd"):
+    """``torch.optim.SGD``: momentum, Nesterov, weight decay; clipping by global norm if ``clip_norm``."""
+
+    lr: float = 1e-3
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    groups: tuple[Group, ...] = ()
+
+
+class AdamW(msgspec.Struct, frozen=True, tag="adamw"):
+    """``torch.optim.AdamW``: decoupled weight decay; clipping by global norm if ``clip_norm``.
+
+    ``groups``: later groups win; ``AdamW.no_decay()`` is the usual one for biases and norms.
+    """
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 1e-2
+    clip_norm: float | None = None
+    groups: tuple[Group, ...] = ()
+
+    @staticmethod
+    def no_decay(*names: str) -> Group:
+        """A group without weight decay: biases and norms unless other globs are given."""
+        return Group(names or ("*bias", "*norm*", "*ln_*", "*.ln*"), weight_decay=0.0)
+
+
+Optimizer = SGD | AdamW
+
+
+def _group(optimizer: Optimizer, name: str) -> tuple[float, float]:
+    decay, scale = optimizer.weight_decay, 1.0
+    for group in optimizer.groups:
+        if any(fnmatch.fnmatchcase(name, glob) for glob in group.names):
+            decay = group.weight_decay if group.weight_decay is not None else decay
+            scale = group.lr_scale
+    return decay, scale
+
+
+class _Builder:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.tensors: list[Tensor] = []
+        self.ops: list[Op] = []
+
+    def tensor(self, name: str, shape: tuple[int, ...], dtype: str, kind: str = "activation") -> str:
+        self.tensors.append(Tensor(name, shape, dtype, kind))  # type: ignore[arg-type]
+        return name
+
+    def op(self, name: str, target: str, ins: Sequence[str], outs: Sequence[str], *args: object, module: str) -> None:
+        refs = tuple(f"${i}" for i in range(len(ins)))
+        function = target.rsplit(".", 1)[-1]
+        self.ops.append(Op(name, target, tuple(ins), tuple(outs), (*refs, *args), "optimizer", module, function))
+
+
+def _wide(dtype: str) -> str:
+    return "float64" if dtype == "float64" else "float32"
+
+
+def with_optimizer(graph: Graph, optimizer: Optimizer | None) -> Graph:
+    """The graph with clipping and parameter updates after the gradients. State starts at zero.
+
+    Raises :class:`UsageError` for a group that matches no parameter or for senseless figures.
+    """
+    if optimizer is None:
+        return graph
+    _verify(graph, optimizer)
+    b = _Builder(graph)
+    wide = _wide(next(iter(graph.tensor[p].dtype for p in graph.gradients), "float32"))
+    inputs = [b.tensor("lr", (), wide, "input")]
+    if isinstance(optimizer, AdamW):
+        inputs.append(b.tensor("step", (), wide, "input"))
+    clip = _clip(b, graph, optimizer.clip_norm, wide)
+    updates = dict(graph.updates)
+    for name, gradient in graph.gradients.items():
+        decay, scale = _group(optimizer, name)
+        lr = "lr" if scale == 1.0 else _scaled(b, scale, wide)
+        if isinstance(optimizer, AdamW):
+            updates.update(_adamw(b, graph, optimizer, name, gradient, lr, clip, decay))
+        else:
+            updates.update(_sgd(b, graph, optimizer, name, gradient, lr, clip, decay))
+    return Graph(
+        (*graph.tensors, *b.tensors),
+        (*graph.ops, *b.ops),
+        (*graph.inputs, *inputs),
+        graph.outputs,
+        graph.gradients,
+        updates,
+    )
+
+
+def _verify(graph: Graph, optimizer: Optimizer) -> None:
+    for group in optimizer.groups:
+        if group.names == AdamW.no_decay().names:
+            continue
+        for glob in group.names:
+            if not any(fnmatch.fnmatchcase(name, glob) for name in graph.gradients):
+                raise UsageError(
+                    f"optimizer group {glob!r} matches no parameter", hint=", ".join([*graph.gradients][:8])
+                )
+    if optimizer.clip_norm is not None and optimizer.clip_norm <= 0:
+        raise UsageError(f"clip_norm must be positive, not {optimizer.clip_norm}")
+
+
+def _scaled(b: _Builder, scale: float, dtype: str) -> str:
+    name = f"lr*{scale:g}"
+    if all(t.name != name for t in b.tensors):
+        b.tensor(name, (), dtype)
+        b.op(f"optimizer/{name}", "aten.mul.Scalar", ["lr"], [name], scale, module="optimizer")
+    return name
+
+
+def _clip(b: _Builder, graph: Graph, max_norm: float | None, dtype: str) -> str:
+    """The factor on every gradient: 1 without clipping."""
+    clip = b.tensor("clip", (), dtype)
+    if max_norm is None:
+        b.op("optimizer/clip", "superscaler.full", [], [clip], "#shape", 1.0, dtype, module="optimizer")
+        return clip
+    squares: list[str] = []
+    for name, gradient in graph.gradients.items():
+        squares.append(b.tensor(f"{name}.grad_sq", (), dtype))
+        b.op(f"{name}/sumsq", "superscaler.sumsq", [gradient], [squares[-1]], module=name.rpartition(".")[0])
+    total = b.tensor("grad_norm_sq", (), dtype)
+    b.op("optimizer/norm", "superscaler.add_n", squares, [total], module="optimizer")
+    b.op("optimizer/clip", "superscaler.clip_coefficient", [total], [clip], float(max_norm), module="optimizer")
+    return clip
+
+
+def _state(b: _Builder, graph: Graph, name: str, what: str) -> tuple[str, str]:
+    parameter = graph.tensor[name]
+    old = b.tensor(f"{name}.{what}", parameter.shape, _wide(parameter.dtype), "optimizer")
+    return old, b.tensor(f"{name}.{what}.new", parameter.shape, _wide(parameter.dtype))
+
+
+def _adamw(
+    b: _Builder, graph: Graph, o: AdamW, name: str, grad: str, lr: str, clip: str, decay: float
+) -> dict[str, str]:
+    parameter = graph.tensor[name]
+    new = b.tensor(f"{name}.new", parameter.shape, parameter.dtype)
+    m, m_new = _state(b, graph, name, "exp_avg")
+    v, v_new = _state(b, graph, name, "exp_avg_sq")
+    ins = [name, grad, m, v, "step", lr, clip]
+    module = name.rpartition(".")[0]
+    b.op(f"{name}/adamw", "superscaler.adamw", ins, [new, m_new, v_new], *o.betas, o.eps, decay, module=module)
+    return {name: new, m: m_new, v: v_new}
+
+
+def _sgd(b: _Builder, graph: Graph, o: SGD, name: str, grad: str, lr: str, clip: str, decay: float) -> dict[str, str]:
+    parameter = graph.tensor[name]
+    new = b.tensor(f"{name}.new", parameter.shape, parameter.dtype)
+    updates = {name: new}
+    ins, outs = [name, grad, lr, clip], [new]
+    if o.momentum:
+        buffer, buffer_new = _state(b, graph, name, "momentum_buffer")
+        ins, outs = [*ins, buffer], [new, buffer_new]
+        updates[buffer] = buffer_new
+    # torch starts the buffer as the first gradient: the same as from zero, there being no dampening.
+    options = (o.momentum, 0.0, o.nesterov, decay)
+    b.op(f"{name}/sgd", "superscaler.sgd", ins, outs, *options, module=name.rpartition(".")[0])
+    return updates

@@ -1,0 +1,195 @@
+"""Propagation: from the splits that a plan states to a split of every op, one axis at a time.
+
+Facts ("this tensor is split along this digit") flow from the anchors in both directions through ops that can follow
+for free: views, pointwise ops, norms, attention, matmuls. What no fact reaches is then decided in topological order by
+the bytes that each choice would move. An op that nothing splits is computed by every device of the axis.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+
+from superscaler.errors import SplitError
+from superscaler.ir.graph import Graph, Op
+from superscaler.ir.layout import Axis, Partial, Shard, State
+from superscaler.ir.rules import rule_for
+from superscaler.ir.rules.rule import Rule, Split, check_splits, dim_of, split_state
+
+Decided = dict[str, Split | None]
+HEAVY = ("matmul", "attention", "convolution")
+
+
+class Propagation:
+    """The decisions along one axis. ``eligible`` ops may be split; others stay whole (the axis is not on their mesh).
+
+    ``fits``: whether a digit is long enough for the axis, given the axes decided before.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        axis: Axis,
+        *,
+        eligible: Callable[[Op], bool] = lambda op: True,
+        fits: Callable[[str, Shard], bool] = lambda tensor, shard: True,
+        passes: Callable[[Op], bool] = lambda op: True,
+    ) -> None:
+        self.graph = graph
+        self.axis = axis
+        self.eligible = eligible
+        self.fits = fits
+        self.passes = passes
+        self.decided: Decided = {}
+        self.homes: dict[str, Shard] = {}
+        self._facts: deque[tuple[str, Shard]] = deque()
+        self._seen: set[tuple[str, Shard]] = set()
+
+    def rule(self, op: Op) -> Rule:
+        return rule_for(op, self.graph)
+
+    def anchor(self, op: Op, split: Split | None) -> None:
+        """Fix how ``op`` is split (None: not at all) and let the facts flow. Raises :class:`SplitError`."""
+        if op.name in self.decided:
+            return
+        if split is not None:
+            check_splits(op, self.rule(op), ((self.axis.name, split),))
+            dim = self.rule(op).dims.get(split.dim)
+            if dim is not None and split.extent < self.axis.ways:
+                raise SplitError(
+                    f"{op.name}: dim {split.dim!r} of {split.extent} cannot be split {self.axis.ways} ways",
+                    f"axis: {self.axis.name}",
+                    hint="fewer ways, or another dim",
+                )
+        self._decide(op, split)
+        self.flow()
+
+    def home(self, tensor: str, shard: Shard) -> None:
+        """State that an input or a state tensor is split, and let the fact flow."""
+        self.homes.setdefault(tensor, shard)
+        self._fact(tensor, shard)
+        self.flow()
+
+    def _fact(self, tensor: str, state: State | None) -> None:
+        if isinstance(state, Shard) and (tensor, state) not in self._seen:
+            self._seen.add((tensor, state))
+            self._facts.append((tensor, state))
+
+    def _decide(self, op: Op, split: Split | None) -> None:
+        self.decided[op.name] = split
+        if split is None:
+            return
+        rule = self.rule(op)
+        for i, name in enumerate(op.inputs):
+            self._fact(name, split_state(rule, split, output=False, index=i))
+        for i, name in enumerate(op.outputs):
+            self._fact(name, split_state(rule, split, output=True, index=i))
+
+    def flow(self) -> None:
+        """Let all pending facts reach the ops around them."""
+        while self._facts:
+            tensor, shard = self._facts.popleft()
+            producer = self.graph.producer.get(tensor)
+            if producer is None:
+                if self.graph.tensor[tensor].kind != "input":
+                    self.homes.setdefault(tensor, shard)
+            else:
+                self._follow(producer, shard, output=True, index=producer.outputs.index(tensor))
+            for op in self.graph.consumers[tensor]:
+                self._follow(op, shard, output=False, index=op.inputs.index(tensor))
+
+    def _follow(self, op: Op, shard: Shard, *, output: bool, index: int) -> None:
+        if op.name in self.decided or not self.eligible(op):
+            return
+        split = self._legal(op, dim_of(self.rule(op), shard, output=output, index=index))
+        if split is not None:
+            self._decide(op, split)
+
+    def _legal(self, op: Op, split: Split | None) -> Split | None:
+        """``split`` if the op may be split so along this axis."""
+        if split is None or split.extent < self.axis.ways:
+            return None
+        rule = self.rule(op)
+        for i, name in enumerate((*op.inputs, *op.outputs)):
+            output = i >= len(op.inputs)
+            state = split_state(rule, split, output=output, index=i - len(op.inputs) if output else i)
+            if isinstance(state, Shard) and not self.fits(name, state):
+                return None
+        return split
+
+    def settle(self) -> Decided:
+        """Decide what no fact reached, in topological order, by the bytes each choice moves."""
+        states: dict[str, State | None] = {}
+        for op in self.graph.ops:
+            if op.name not in self.decided:
+                self.decided[op.name] = self._cheapest(op, states) if self.eligible(op) else None
+                self._drop_facts()
+            split = self.decided[op.name]
+            rule = self.rule(op)
+            for i, name in enumerate(op.outputs):
+                states[name] = split_state(rule, split, output=True, index=i) if split else None
+            if split is not None:
+                self._claim_homes(op, rule, split)
+        return self.decided
+
+    def _drop_facts(self) -> None:
+        self._facts.clear()
+
+    def _claim_homes(self, op: Op, rule: Rule, split: Split) -> None:
+        for i, name in enumerate(op.inputs):
+            state = split_state(rule, split, output=False, index=i)
+            kind = self.graph.tensor[name].kind
+            if kind not in ("activation", "input") and isinstance(state, Shard):
+                self.homes.setdefault(name, state)
+
+    def _cheapest(self, op: Op, states: Mapping[str, State | None]) -> Split | None:
+        rule = self.rule(op)
+        free = {n for n in op.inputs if n not in self.graph.producer and n not in self.homes}
+        have = [self.homes.get(n) if n not in states else states[n] for n in op.inputs]
+        if not any(isinstance(s, Partial | Shard) for s in have):
+            return None
+        best, least = None, self._cost(op, rule, None, have, free)
+        for split in self._candidates(op, rule, have):
+            cost = self._cost(op, rule, split, have, free)
+            if cost < least:
+                best, least = split, cost
+        return best
+
+    def _candidates(self, op: Op, rule: Rule, have: Iterable[State | None]) -> list[Split]:
+        found: list[Split] = []
+        partial = tuple(i for i, s in enumerate(have) if isinstance(s, Partial))
+        for i, state in enumerate(have):
+            if isinstance(state, Shard):
+                split = self._legal(op, dim_of(rule, state, output=False, index=i))
+                if split is not None:
+                    found.append(split)
+        if self.passes(op):
+            found += [Split("+", inputs=group) for group in rule.linear if set(group) <= set(partial)]
+        return found
+
+    def _cost(self, op: Op, rule: Rule, split: Split | None, have: list[State | None], free: set[str]) -> float:
+        """Bytes moved to bring the inputs where ``split`` needs them, plus what its outputs will cost later."""
+        bytes_ = self.graph.tensor
+        total = 0.0
+        for i, (name, state) in enumerate(zip(op.inputs, have, strict=True)):
+            need = split_state(rule, split, output=False, index=i) if split else None
+            if name not in free:
+                total += move_cost(state, need, bytes_[name].bytes)
+        outs = sum(bytes_[n].bytes for n in op.outputs)
+        if split is None:
+            return total + outs * 0.25 + (4.0 * outs if rule.family in HEAVY else 0.0)
+        for i, name in enumerate(op.outputs):
+            if isinstance(split_state(rule, split, output=True, index=i), Partial):
+                total += 0.0 if split.passes else 1.5 * bytes_[name].bytes
+        return total
+
+
+def move_cost(have: State | None, need: State | None, size: int) -> float:
+    """Bytes that a change of state along one axis moves, in units of the whole tensor's (ring algorithms)."""
+    if have == need or have is None:
+        return 0.0
+    if isinstance(have, Partial):
+        return 1e30 if isinstance(need, Partial) else (1.0 if isinstance(need, Shard) else 2.0) * size
+    if isinstance(need, Partial):
+        return 1e30
+    return 1.0 * size
