@@ -2,8 +2,8 @@
 of the supplement, whose algorithms are named here.
 
 Two representations exchange information: the alignment's ``msa`` [batch, sequences, residues, msa width] and that of
-pairs of residues, ``pair`` [batch, residues, residues, pair width]. Scores of attention are explicit: their biases have
-gradients, which fused kernels do not give.
+pairs of residues, ``pair`` [batch, residues, residues, pair width]. Where attention has a bias its scores are explicit:
+the bias has a gradient, which fused kernels do not give.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ class GatedAttention(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         q, k, v = self._heads(self.query(x)), self._heads(self.key(x)), self._heads(self.value(x))
-        scores = q @ k.transpose(-1, -2) * self.scale
-        if bias is not None:
-            scores = scores + bias
-        mixed = (scores.softmax(-1) @ v).transpose(2, 3).flatten(3)
-        return self.project(self.gate(x).sigmoid() * mixed)
+        if bias is None:
+            mixed = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        else:
+            mixed = (q @ k.transpose(-1, -2) * self.scale + bias).softmax(-1) @ v
+        return self.project(self.gate(x).sigmoid() * mixed.transpose(2, 3).flatten(3))
 
 
 class RowAttention(nn.Module):

@@ -62,8 +62,9 @@ def test_the_example_family_is_the_one_of_bpti():
 def test_batches_fit_the_model_and_training_on_them_learns():
     family = read_a3m(KUNITZ)
     torch.manual_seed(0)
-    network, inputs = models.build("alphafold2", "tiny", residues=family.columns)
-    config = models.config("alphafold2", "tiny", residues=family.columns)
+    sizes = {"residues": family.columns, "blocks": 1, "cycles": 1}
+    network, inputs = models.build("alphafold2", "tiny", **sizes)
+    config = models.config("alphafold2", "tiny", **sizes)
     distances = known_distances(family.columns, [(1, 51, 3.8)])
     batch = batch_inputs(family, distances, config, 2)
     assert [(part.shape, part.dtype) for part in batch] == [(part.shape, part.dtype) for part in inputs(2)]
