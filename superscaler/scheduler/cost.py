@@ -1,0 +1,69 @@
+"""What a task costs: a roofline of operations and bytes, or what `superscaler profile` measured here."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import prod
+
+from superscaler.ir.cluster import Cluster, Device, Link
+from superscaler.ir.graph import ITEMSIZE, Graph, Op
+from superscaler.ir.layout import Layout, Shard, Space
+from superscaler.ir.rules import rule_for
+from superscaler.ir.rules.rule import Rule, Splits
+from superscaler.transforms.reshard import MoveKind, seconds
+
+VIEWS = frozenset({"superscaler.reshape", "superscaler.expand", "aten.permute.default", "superscaler.block"})
+
+
+@lru_cache(maxsize=65536)
+def _share(splits: Splits, space: Space) -> float:
+    return 1.0 / prod(space.axis(a).ways for a, s in splits if not s.passes) if splits else 1.0
+
+
+def operations(op: Op, rule: Rule) -> float:
+    """Floating-point operations of the whole op: those of matmuls and attention; others count as one per element."""
+    if rule.family == "matmul":
+        return 2.0 * prod(d.size for d in rule.dims.values())
+    if rule.family == "attention":
+        factor = 4.0 if op.phase == "forward" else 10.0
+        return factor * prod(d.size for d in rule.dims.values())
+    return 0.0
+
+
+def op_seconds(op: Op, graph: Graph, splits: Splits, space: Space, device: Device) -> float:
+    """Seconds of one part of an op on a device."""
+    if op.target.startswith("superscaler.sleep"):
+        return float(next((a for a in op.args if isinstance(a, int | float)), 0.0)) / 1000.0
+    if op.target in VIEWS:
+        return 0.0
+    rule = rule_for(op, graph)
+    share = _share(splits, space)
+    names = (*op.inputs, *op.outputs)
+    size = sum(graph.tensor[n].bytes for n in names) * share
+    dtype = graph.tensor[op.outputs[0]].dtype
+    peak = device.flops.get(dtype, device.flops["float32"]) * device.speed
+    compute = operations(op, rule) * share / peak
+    return max(compute, size / (device.bandwidth * device.speed)) + device.overhead
+
+
+def held_bytes(tensor: str, layout: Layout, graph: Graph, space: Space) -> int:
+    """Bytes of the largest part of a tensor in a layout."""
+    found = graph.tensor[tensor]
+    numel = found.numel
+    for name, state in layout.states:
+        if isinstance(state, Shard):
+            ways = space.axis(name).ways
+            numel = -(-numel // state.extent) * -(-state.extent // ways) if numel else 0
+    return numel * ITEMSIZE[found.dtype]
+
+
+def move_seconds(kind: MoveKind, size: int, devices: tuple[int, ...], cluster: Cluster) -> float:
+    """Seconds of a collective over ``devices`` of a tensor whose complete part has ``size`` bytes."""
+    link = slowest(devices, cluster)
+    return seconds(kind, size, len(devices), link.bandwidth, link.latency)
+
+
+def slowest(devices: tuple[int, ...], cluster: Cluster) -> Link:
+    """The link class that a ring over ``devices`` is bound by."""
+    nodes = {d // cluster.per_node for d in devices}
+    return cluster.inter if len(nodes) > 1 else cluster.intra

@@ -1,0 +1,306 @@
+"""Assembling: lowered blocks and their slots become one Program per role."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import msgspec
+
+from superscaler.ir.graph import ITEMSIZE
+from superscaler.ir.layout import Layout, Shard
+from superscaler.ir.plan import Entry
+from superscaler.ir.program import (
+    Accumulate,
+    Block,
+    Buffer,
+    Call,
+    Collect,
+    Collective,
+    Commit,
+    Item,
+    Mask,
+    Program,
+    Recv,
+    Send,
+    Slice,
+    Step,
+    Value,
+)
+from superscaler.ir.schedule import Schedule, Slot
+from superscaler.transforms.group import Definitions
+from superscaler.transforms.lifetimes import aligned, allot, free_sets
+from superscaler.transforms.lower import Body, Compute, Key, Lowered
+from superscaler.transforms.usage import reads, writes
+
+
+def assemble(lowered: Lowered, schedule: Schedule) -> Entry:
+    """The entry: for each role its Program in the order of the schedule, with memory planned."""
+    keys = list(lowered.bodies)
+    definitions = Definitions(lowered.tasks.graph)
+    outside = _read_elsewhere(lowered)
+    steps = {key: definitions.steps_of(lowered.bodies[key], outside[key]) for key in keys}
+    roles = _roles(lowered)
+    programs = tuple(_Role(lowered, schedule, keys, steps, workers).program() for workers in roles)
+    return Entry(
+        lowered.tasks.graph,
+        tuple(definitions.all),
+        programs,
+        tuple(lowered.groupings),
+        tuple(lowered.routes),
+        schedule.certificate,
+        lowered.tasks.microaxis,
+        lowered.tasks.microbatches,
+    )
+
+
+def _raw_reads(body: Body) -> set[int]:
+    found: set[int] = set()
+    for step in body.steps:
+        found.update(step.ins if isinstance(step, Compute) else reads(step))
+    return found
+
+
+def _read_elsewhere(lowered: Lowered) -> dict[Key, set[int]]:
+    """For each block, the values that other blocks read or that the entry gives out."""
+    readers: dict[int, set[Key]] = defaultdict(set)
+    for key, body in lowered.bodies.items():
+        for value in _raw_reads(body):
+            readers[value].add(key)
+    given = {*lowered.outputs.values(), *lowered.gradients.values()}
+    return {key: {v for v, found in readers.items() if found - {key}} | given for key in lowered.bodies}
+
+
+def _roles(lowered: Lowered) -> list[tuple[int, ...]]:
+    """Workers that belong to the same meshes run the same Program."""
+    space = lowered.tasks.space
+    meshes = sorted({key.mesh for key in lowered.bodies})
+    member: dict[int, tuple[str, ...]] = {}
+    for mesh in meshes:
+        for device in space.mesh(mesh).devices:
+            member[device] = (*member.get(device, ()), mesh)
+    roles: dict[tuple[str, ...], list[int]] = {}
+    for device in sorted(member):
+        roles.setdefault(member[device], []).append(device)
+    return [tuple(workers) for workers in roles.values()]
+
+
+class _Role:
+    """The Program of one role being put together."""
+
+    def __init__(
+        self,
+        lowered: Lowered,
+        schedule: Schedule,
+        keys: list[Key],
+        steps: dict[Key, tuple[Step, ...]],
+        workers: tuple[int, ...],
+    ) -> None:
+        self.lowered = lowered
+        self.space = lowered.tasks.space
+        self.graph = lowered.tasks.graph
+        self.workers = workers
+        meshes = {m.name for m in self.space.meshes if workers[0] in m.devices}
+        self.keys = [key for key in keys if key.mesh in meshes]
+        self.steps = steps
+        mine = {keys.index(key): key for key in self.keys}
+        slots = [(mine[s.block], s) for s in schedule.slots if s.block in mine]
+        collective = {key for key in self.keys if any(isinstance(step, Collective) for step in steps[key])}
+        self.items = _merge(slots, _due(lowered, keys, schedule), collective)
+        self.meshes = meshes
+        self.number: dict[int, int] = {}
+        self.values: list[Value] = []
+
+    def value(self, number: int) -> int:
+        """The role's own number of a value."""
+        if number not in self.number:
+            self.number[number] = len(self.values)
+            self.values.append(self.lowered.values[number])
+        return self.number[number]
+
+    def program(self) -> Program:
+        blocks = tuple(self._block(key) for key in self.keys)
+        state = {n: self.value(v) for n, v in self.lowered.state.items() if self._mine(v)}
+        inputs = {t: self.value(v) for (t, mesh), v in self.lowered.inputs.items() if mesh in self.meshes}
+        outputs = {n: self.value(v) for n, v in self.lowered.outputs.items() if self._mine(v)}
+        gradients = {n: self.value(v) for n, v in self.lowered.gradients.items() if self._mine(v)}
+        kept = {*state.values(), *inputs.values()}
+        given = {*outputs.values(), *gradients.values()}
+        spans, last = self._lifetimes(blocks, kept, given)
+        sizes = {v: self._size(self.values[v]) for v in {value for value, _ in spans}}
+        offsets, arena = allot(spans, sizes)
+        frees, which = free_sets({i: e for i, e in last.items() if i[0] not in given}, len(self.items))
+        index = {key: i for i, key in enumerate(self.keys)}
+        order = tuple(
+            Item(index[key], slot.microbatch, slot.start, slot.end, which[i])
+            for i, (key, slot) in enumerate(self.items)
+        )
+        buffers = self._buffers(offsets, sizes)
+        held = sum(aligned(self._size(self.values[v])) for v in state.values())
+        return Program(
+            self.workers, tuple(self.values), blocks, order, frees, inputs, state, outputs, gradients, buffers, arena,
+            held + arena + self._workspace({b.value for b in buffers} | kept),
+        )  # fmt: skip
+
+    def _mine(self, number: int) -> bool:
+        return self.lowered.values[number].layout.mesh in self.meshes
+
+    def _block(self, key: Key) -> Block:
+        body = self.lowered.bodies[key]
+        stage = key.stage if key.stage >= 0 else self.lowered.tasks.stages.index(key.mesh)
+        name = f"{key.kind}{stage}" + (f".{key.level}" if key.level else "") + (f":{key.tag}" if key.tag else "")
+        steps = tuple(self._renumber(step) for step in self.steps[key])
+        return Block(name, key.kind, key.mesh, steps, body.over, body.lane, stage)
+
+    def _renumber(self, step: Step) -> Step:
+        v = self.value
+        match step:
+            case Call():
+                return msgspec.structs.replace(step, ins=tuple(map(v, step.ins)), outs=tuple(map(v, step.outs)))
+            case Slice() | Mask() | Collective():
+                return msgspec.structs.replace(step, src=v(step.src), dst=v(step.dst))
+            case Accumulate() | Collect():
+                return msgspec.structs.replace(step, src=v(step.src), into=v(step.into))
+            case Send():
+                return msgspec.structs.replace(step, src=v(step.src))
+            case Recv():
+                local = v(step.local) if step.local >= 0 else -1
+                return msgspec.structs.replace(step, dst=v(step.dst), local=local)
+            case Commit():
+                return msgspec.structs.replace(step, src=v(step.src), state=v(step.state))
+            case _:
+                return msgspec.structs.replace(step, src=v(step.src), dst=v(step.dst))
+
+    def _lifetimes(
+        self, blocks: tuple[Block, ...], kept: set[int], given: set[int]
+    ) -> tuple[dict[tuple[int, int], tuple[int, int]], dict[tuple[int, int], int]]:
+        """The items during which each value that outlives its task is live; results stay to the end."""
+        touched: dict[tuple[int, int], list[int]] = {}
+        access = {key: _touches(block) for key, block in zip(self.keys, blocks, strict=True)}
+        for i, (key, slot) in enumerate(self.items):
+            for value in access[key]:
+                instance = (value, slot.microbatch if self.values[value].over else 0)
+                touched.setdefault(instance, []).append(i)
+        end = len(self.items) - 1
+        spans: dict[tuple[int, int], tuple[int, int]] = {}
+        last: dict[tuple[int, int], int] = {}
+        for instance, items in touched.items():
+            value = instance[0]
+            if value in kept or (items[0] == items[-1] and value not in given):
+                continue
+            last[instance] = items[-1]
+            spans[instance] = (items[0], end if value in given else items[-1])
+        return spans, last
+
+    def _size(self, value: Value) -> int:
+        """Bytes of the largest part of a value among this role's workers and all its instances."""
+        tensor = self.graph.tensor[value.tensor]
+        if self._even(value.layout):
+            numel = tensor.numel
+            for axis, state in value.layout.states:
+                numel //= self.space.axis(axis).ways if isinstance(state, Shard) else 1
+            return numel * ITEMSIZE[tensor.dtype]
+        mesh = self.space.mesh(value.layout.mesh)
+        times = [a for a, _ in value.layout.states if self.space.axis(a).kind == "time"]
+        sizes = [0]
+        for worker in self.workers:
+            coords = [dict(mesh.coords(worker))]
+            for axis in times:
+                coords = [{**c, axis: j} for c in coords for j in range(self.space.axis(axis).ways)]
+            sizes += [self.space.region(tensor.shape, value.layout, c).volume for c in coords]
+        return max(sizes) * ITEMSIZE[tensor.dtype]
+
+    def _even(self, layout: Layout) -> bool:
+        """Whether all parts of a layout are equal."""
+        ways: dict[tuple[int, int, int], int] = {}
+        for name, state in layout.states:
+            if isinstance(state, Shard):
+                axis = self.space.axis(name)
+                key = (state.dim, state.extent, state.inner)
+                ways[key] = ways.get(key, 1) * axis.ways
+                if axis.sizes is not None or state.extent % ways[key]:
+                    return False
+        return True
+
+    def _buffers(self, offsets: dict[tuple[int, int], int], sizes: dict[int, int]) -> tuple[Buffer, ...]:
+        count = self.lowered.tasks.microbatches
+        table: dict[int, list[int]] = {}
+        for (value, j), offset in offsets.items():
+            row = table.setdefault(value, [-1] * (count if self.values[value].over else 1))
+            row[j] = offset
+        return tuple(Buffer(v, sizes[v], tuple(row)) for v, row in sorted(table.items()))
+
+    def _workspace(self, elsewhere: set[int]) -> int:
+        """Bytes that the largest task holds beside the arena: what it makes and does not give on, by lifetime."""
+        return max((self._workspace_of(self.lowered.bodies[key], elsewhere) for key in self.keys), default=0)
+
+    def _workspace_of(self, body: Body, elsewhere: set[int]) -> int:
+        made: dict[int, int] = {}
+        last: dict[int, int] = {}
+        for i, step in enumerate(body.steps):
+            ins, outs = (step.ins, step.outs) if isinstance(step, Compute) else (reads(step), writes(step))
+            for v in ins:
+                last[v] = i
+            for v in outs:
+                made.setdefault(v, i)
+                last.setdefault(v, i)
+        level = peak = 0
+        freed: dict[int, list[int]] = defaultdict(list)
+        for v, i in last.items():
+            freed[i].append(v)
+        local = {v for v in made if self.number.get(v, -1) not in elsewhere}
+        size = {v: self._size(self.lowered.values[v]) for v in local}
+        born: dict[int, list[int]] = defaultdict(list)
+        for v in local:
+            born[made[v]].append(v)
+        for i in range(len(body.steps)):
+            level += sum(size[v] for v in born[i])
+            peak = max(peak, level)
+            level -= sum(size[v] for v in freed[i] if v in local)
+        return peak
+
+
+def _touches(block: Block) -> set[int]:
+    found: set[int] = set()
+    for step in block.steps:
+        found.update(reads(step))
+        found.update(writes(step))
+    return found
+
+
+def _due(lowered: Lowered, keys: list[Key], schedule: Schedule) -> dict[tuple[int, int], int]:
+    """When each communication task is due: a receive with its send."""
+    sends = {
+        step.comm: block
+        for block, key in enumerate(keys)
+        for step in lowered.bodies[key].steps
+        if isinstance(step, Send)
+    }
+    start = {(s.block, s.microbatch): s.start for s in schedule.slots}
+    due = dict(start)
+    for block, key in enumerate(keys):
+        for step in lowered.bodies[key].steps:
+            if isinstance(step, Recv):
+                due |= {(b, j): start[sends[step.comm], j] for b, j in start if b == block}
+    return due
+
+
+def _merge(
+    slots: list[tuple[Key, Slot]], due: dict[tuple[int, int], int], collective: set[Key]
+) -> list[tuple[Key, Slot]]:
+    """One order of a role's tasks: compute by start; communication posted as early as the global order allows.
+
+    All communications are ordered by the time at which they are due, on every worker alike; a task that communicates
+    inside (``collective``) counts at its start. So every worker's order is a part of one global order, and none can
+    wait in a circle.
+    """
+    compute = [(k, s) for k, s in slots if k.kind not in ("send", "recv")]
+    comms = [(due[s.block, s.microbatch], k.tag, s.microbatch, k, s) for k, s in slots if k.kind in ("send", "recv")]
+    comms.sort(key=lambda e: (e[0], e[1], e[2], e[3].kind))
+    comms.reverse()
+    merged: list[tuple[Key, Slot]] = []
+    for key, slot in compute:
+        until = slot.start if key in collective else slot.end - 1
+        while comms and comms[-1][0] <= until:
+            merged.append(comms.pop()[3:])
+        merged.append((key, slot))
+    return [*merged, *(entry[3:] for entry in reversed(comms))]

@@ -1,0 +1,335 @@
+"""Placing: from a plan's directives to a TaskGraph, every op with its stage, its splits and its kind of task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+
+from superscaler.errors import PlanError, SplitError
+from superscaler.ir.graph import Graph, Op
+from superscaler.ir.layout import Axis, Layout, Mesh, Partial, Shard, Space, State
+from superscaler.ir.program import BlockKind
+from superscaler.ir.rules import rule_for
+from superscaler.ir.rules.rule import Split, Splits, split_state
+from superscaler.ir.task import Placement, TaskGraph
+from superscaler.transforms.propagate import Propagation
+
+MICRO = "micro"
+WORLD = "world"
+CHEAP = ("view", "pointwise", "reduction", "creation")
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage: the forward ops it has, its devices (row-major over its axes) and the axes' names."""
+
+    ops: frozenset[str]
+    devices: tuple[int, ...]
+    axes: tuple[str, ...]
+
+
+@dataclass
+class Directives:
+    """What a plan says, in the order in which it says it.
+
+    ``axes``: name -> ways (or explicit part sizes). ``anchors``: (axis, op, split). ``homes``: (axis, tensor, shard).
+    """
+
+    stages: list[StageSpec]
+    axes: dict[str, Axis] = field(default_factory=dict)
+    anchors: list[tuple[str, str, Split | None]] = field(default_factory=list)
+    homes: list[tuple[str, str, Shard]] = field(default_factory=list)
+    microbatches: int = 1
+    micro_homes: list[tuple[str, Shard]] = field(default_factory=list)
+    recompute: frozenset[str] = frozenset()
+    order: str = "1f1b"
+    split_weight: bool = False
+    seed: int = 0
+
+
+def place(graph: Graph, said: Directives) -> TaskGraph:
+    """The TaskGraph that ``said`` describes. Raises :class:`PlanError` naming what does not fit."""
+    return _Placer(graph, said).place()
+
+
+class _Placer:
+    def __init__(self, graph: Graph, said: Directives) -> None:
+        self.graph = graph
+        self.said = said
+        self.micro = MICRO if said.microbatches > 1 else ""
+        self.meshes, self.stage_mesh = self._meshes()
+        self.space = self._space()
+        self.trained = self._depends({t.name for t in graph.tensors if t.kind in ("parameter", "optimizer")})
+        self.home_stage: dict[str, int] = {}
+        self.stages = self._stages()
+        self.splits: dict[str, dict[str, Split | None]] = {}
+        self.state_homes: dict[str, dict[str, Shard]] = {}
+
+    def place(self) -> TaskGraph:
+        for axis in self.space.axes:
+            if axis.name == WORLD or axis.ways == 1:
+                continue
+            work = self._propagate(axis)
+            self.splits[axis.name] = work.settle()
+            for tensor, shard in work.homes.items():
+                self.state_homes.setdefault(tensor, {})[axis.name] = shard
+        kinds, over = self._kinds()
+        self._validate()
+        placements = tuple(
+            Placement(op.name, self.stages[op.name], kinds[op.name], self._splits_of(op), over[op.name])
+            for op in self.graph.ops
+        )
+        return TaskGraph(
+            self.graph,
+            self.space,
+            placements,
+            tuple(self.stage_mesh),
+            self._homes(),
+            self.micro,
+            self.said.recompute,
+            self.said.order,
+            self.said.seed,
+        )
+
+    # --- meshes and stages ------------------------------------------------------------------------------------------
+
+    def _meshes(self) -> tuple[list[Mesh], list[str]]:
+        meshes: dict[tuple[tuple[int, ...], tuple[str, ...]], Mesh] = {}
+        names: list[str] = []
+        for i, stage in enumerate(self.said.stages):
+            axes = tuple(a for a in stage.axes if self.said.axes[a].ways > 1)
+            ways = tuple(self.said.axes[a].ways for a in axes)
+            if prod(ways) != len(stage.devices):
+                shown = " × ".join(f"{a} {w}" for a, w in zip(axes, ways, strict=True)) or "1"
+                raise PlanError(
+                    f"stage {i} has {len(stage.devices)} devices, but is split {shown} = {prod(ways)} ways",
+                    hint="degrees must multiply to the number of devices of the stage",
+                )
+            key = (stage.devices, axes)
+            if key not in meshes:
+                meshes[key] = Mesh(f"mesh{len(meshes)}", axes, ways, stage.devices)
+            names.append(meshes[key].name)
+        return list(meshes.values()), names
+
+    def _space(self) -> Space:
+        axes = [axis for axis in self.said.axes.values() if axis.ways > 1]
+        meshes = list(self.meshes)
+        if len(meshes) > 1:
+            devices = tuple(sorted({d for m in meshes for d in m.devices}))
+            axes.append(Axis(WORLD, len(devices), "space"))
+            meshes.append(Mesh(WORLD, (WORLD,), (len(devices),), devices))
+        if self.micro:
+            axes.append(Axis(MICRO, self.said.microbatches, "time"))
+        return Space(tuple(axes), tuple(meshes))
+
+    def _depends(self, roots: set[str]) -> set[str]:
+        """Ops that depend on any of the tensors."""
+        tainted, ops = set(roots), set[str]()
+        for op in self.graph.ops:
+            if any(name in tainted for name in op.inputs):
+                ops.add(op.name)
+                tainted.update(op.outputs)
+        return ops
+
+    def _stages(self) -> dict[str, tuple[int, ...]]:
+        given = {name: i for i, stage in enumerate(self.said.stages) for name in stage.ops}
+        found: dict[str, tuple[int, ...]] = {}
+        produced: dict[str, str] = {}
+        for op in self.graph.ops:
+            if op.phase != "optimizer" and op.name in self.trained:
+                found[op.name] = (self._stage_of(op, given, found),)
+                for name in op.inputs:
+                    if self.graph.tensor[name].kind in ("parameter", "buffer"):
+                        self.home_stage.setdefault(name, found[op.name][0])
+            produced.update(dict.fromkeys(op.outputs, op.name))
+        owner = {g: p for p, g in self.graph.gradients.items()}
+        for op in self.graph.ops:
+            if op.phase == "optimizer":
+                names = [owner.get(n, n) for n in op.inputs]
+                homes = [self.home_stage[n] for n in names if n in self.home_stage]
+                if homes:
+                    found[op.name] = (homes[0],)
+                    for n in op.inputs:
+                        if self.graph.tensor[n].kind == "optimizer":
+                            self.home_stage[n] = homes[0]
+        self._spread(found)
+        return found
+
+    def _stage_of(self, op: Op, given: dict[str, int], found: dict[str, tuple[int, ...]]) -> int:
+        if op.name in given:
+            return given[op.name]
+        if op.link is not None and op.link in found:
+            return found[op.link][0]
+        producers = [self.graph.producer[n].name for n in op.inputs if n in self.graph.producer]
+        known = [p for p in producers if p in found]
+        order = self._order
+        return found[max(known, key=lambda p: order[p])][0] if known else 0
+
+    @property
+    def _order(self) -> dict[str, int]:
+        if not hasattr(self, "_order_cache"):
+            self._order_cache = {op.name: i for i, op in enumerate(self.graph.ops)}
+        return self._order_cache
+
+    def _spread(self, found: dict[str, tuple[int, ...]]) -> None:
+        """Ops that no parameter reaches, and scalars of the optimizer, are computed by each mesh that reads them."""
+        used: dict[str, set[int]] = {}
+        for op in reversed(self.graph.ops):
+            if op.name not in found:
+                readers = {s for name in op.outputs for c in self.graph.consumers[name] for s in used.get(c.name, ())}
+                found[op.name] = self._one_per_mesh(readers or {0})
+            used[op.name] = set(found[op.name])
+        for tensor in self.graph.tensors:
+            if tensor.kind in ("buffer", "cache", "parameter", "optimizer") and tensor.name not in self.home_stage:
+                readers = [s for c in self.graph.consumers[tensor.name] for s in found[c.name]]
+                self.home_stage[tensor.name] = min(readers, default=0)
+
+    def _one_per_mesh(self, stages: set[int]) -> tuple[int, ...]:
+        seen: dict[str, int] = {}
+        for stage in sorted(stages):
+            seen.setdefault(self.stage_mesh[stage], stage)
+        return tuple(seen.values())
+
+    # --- splits -----------------------------------------------------------------------------------------------------
+
+    def _on_axis(self, op: Op, axis: Axis) -> bool:
+        if axis.kind == "time":
+            return op.phase != "optimizer"
+        return any(axis.name in self.space.mesh(self.stage_mesh[s]).axes for s in self.stages[op.name])
+
+    def _propagate(self, axis: Axis) -> Propagation:
+        whole = set[str]()
+
+        def eligible(op: Op) -> bool:
+            return self._on_axis(op, axis) and op.name not in whole
+
+        def passes(op: Op) -> bool:
+            return axis.kind == "space" or op.target != "superscaler.add_n"
+
+        while True:
+            work = Propagation(self.graph, axis, eligible=eligible, passes=passes)
+            self._seed(work, axis)
+            if axis.kind == "space":
+                return work
+            work.settle()
+            reducing = self._whole_batch(work) - whole
+            if not reducing:
+                return work
+            whole |= reducing
+
+    def _seed(self, work: Propagation, axis: Axis) -> None:
+        if axis.name == MICRO:
+            for tensor, shard in self.said.micro_homes:
+                work.home(tensor, shard)
+            return
+        for name, op, split in self.said.anchors:
+            if name == axis.name:
+                work.anchor(self.graph.op[op], split)
+        for name, tensor, shard in self.said.homes:
+            if name == axis.name:
+                work.home(tensor, shard)
+
+    def _whole_batch(self, work: Propagation) -> set[str]:
+        """Ops on which no parameter depends that reduce over the batch, with all that they read: the prologue."""
+        found: set[str] = set()
+        for op in reversed(self.graph.ops):
+            if op.name in self.trained or op.phase == "optimizer":
+                continue
+            split = work.decided.get(op.name)
+            reduces = split is not None and any(
+                isinstance(split_state(rule_for(op, self.graph), split, output=True, index=i), Partial)
+                for i in range(len(op.outputs))
+            )
+            feeds = any(c.name in found for name in op.outputs for c in self.graph.consumers[name])
+            if reduces or feeds:
+                found.add(op.name)
+        return found
+
+    def _splits_of(self, op: Op) -> Splits:
+        found = [(axis.name, self.splits.get(axis.name, {}).get(op.name)) for axis in self.space.axes]
+        return tuple((axis, split) for axis, split in found if split is not None)
+
+    # --- kinds ------------------------------------------------------------------------------------------------------
+
+    def _kinds(self) -> tuple[dict[str, BlockKind], dict[str, tuple[str, ...]]]:
+        kinds: dict[str, BlockKind] = {}
+        over: dict[str, tuple[str, ...]] = {}
+        late: set[str] = set()  # tensors known only after the micro-batches
+        each: set[str] = set()  # tensors of every micro-batch
+        fed = self._depends(set(self.graph.inputs))
+        for op in self.graph.ops:
+            split = self.splits.get(MICRO, {}).get(op.name)
+            over[op.name] = (MICRO,) if split is not None else ()
+            if op.phase == "optimizer":
+                kinds[op.name] = "optimizer"
+            elif not self.micro:
+                kinds[op.name] = op.phase
+            elif split is not None:
+                kinds[op.name] = op.phase
+                self._refuse_late(op, late)
+                each.update(op.outputs)
+            elif any(n in each or n in late for n in op.inputs):
+                kinds[op.name] = "reduce"
+                late.update(op.outputs)
+            else:
+                kinds[op.name] = "prologue" if op.name in fed else "per_step"
+        if self.said.split_weight:
+            self._weights(kinds, over)
+        return kinds, over
+
+    def _refuse_late(self, op: Op, late: set[str]) -> None:
+        for name in op.inputs:
+            if name in late:
+                raise PlanError(
+                    f"the model cannot be micro-batched: {op.name} needs {name!r}, which depends on the whole batch",
+                    f"at {op.source or 'unknown line'} ({op.function or op.target} in {op.module or 'the model'})",
+                    hint="microbatches=1 (data parallelism alone is exact)",
+                )
+
+    def _weights(self, kinds: dict[str, BlockKind], over: dict[str, tuple[str, ...]]) -> None:
+        """Backward ops that only parameters' gradients need are tasks of their own (zero bubble)."""
+        for op in reversed(self.graph.ops):
+            if kinds[op.name] != "backward":
+                continue
+            readers = [
+                c for n in op.outputs for c in self.graph.consumers[n] if kinds[c.name] in ("backward", "weight")
+            ]
+            cheap = all(kinds[c.name] == "weight" and rule_for(c, self.graph).family in CHEAP for c in readers)
+            if cheap:
+                kinds[op.name] = "weight"
+
+    # --- homes ------------------------------------------------------------------------------------------------------
+
+    def _homes(self) -> dict[str, Layout]:
+        homes: dict[str, Layout] = {}
+        for tensor in self.graph.tensors:
+            if tensor.kind == "activation" or tensor.kind == "constant":
+                continue
+            if tensor.kind == "input":
+                mesh = self.stage_mesh[0]
+                found = {a: s for a, s in self.state_homes.get(tensor.name, {}).items() if a != self.micro}
+                homes[tensor.name] = self.space.layout(mesh, dict[str, State | None](found))
+                continue
+            mesh = self.stage_mesh[self.home_stage[tensor.name]]
+            axes = set(self.space.mesh(mesh).axes)
+            states: dict[str, State | None] = {
+                a: s for a, s in self.state_homes.get(tensor.name, {}).items() if a in axes
+            }
+            homes[tensor.name] = self.space.layout(mesh, states)
+        return homes
+
+    def _validate(self) -> None:
+        """No part may be empty: the ways of all axes on one digit must not exceed it."""
+        for op in self.graph.ops:
+            ways: dict[tuple[str, int, int], int] = {}
+            for axis, split in self._splits_of(op):
+                if split.passes:
+                    continue
+                key = (split.dim, split.extent, split.inner)
+                ways[key] = ways.get(key, 1) * self.space.axis(axis).ways
+                if ways[key] > split.extent:
+                    raise SplitError(
+                        f"{op.name}: dim {split.dim!r} of {split.extent} cannot be split {ways[key]} ways",
+                        f"at {op.source or 'unknown line'} ({op.function or op.target})",
+                        hint="fewer ways or micro-batches, or a larger batch",
+                    )
