@@ -1,0 +1,124 @@
+"""``trace``: an nn.Module and a batch -> a Graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from superscaler.errors import TraceError, UsageError, did_you_mean
+from superscaler.ir.graph import Graph
+from superscaler.trace import transformers_masks
+from superscaler.trace.capture import capture
+from superscaler.trace.copies import fake_copy, fake_like, fake_mode_of
+from superscaler.trace.drafting import Drafter, Names
+from superscaler.trace.entry import Entry, Inputs, Loss, Mode, bind
+from superscaler.trace.finish import finish
+
+Precision = Literal["f32", "f64", "bf16"]
+_DTYPES = {"f32": torch.float32, "f64": torch.float64, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A Graph and where its state comes from.
+
+    ``state``: name of a parameter or buffer in the graph -> its names in the module (several where it is shared).
+    ``constants``: the values of buffers that the model's code holds as plain tensors.
+    """
+
+    graph: Graph
+    state: Mapping[str, tuple[str, ...]]
+    constants: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    def values(self, model: nn.Module) -> dict[str, Tensor]:
+        """The model's parameters and buffers by graph name, in the graph's dtypes; shared ones once. Copies."""
+        found = {
+            **dict(model.named_parameters(remove_duplicate=False)),
+            **dict(model.named_buffers(remove_duplicate=False)),
+        }
+        values = {name: found[names[0]] for name, names in self.state.items()} | dict(self.constants)
+        dtypes = {t.name: getattr(torch, t.dtype) for t in self.graph.state()}
+        return {name: values[name].detach().to(dtype, copy=True) for name, dtype in dtypes.items()}
+
+
+def trace(
+    model: nn.Module,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    loss: Loss | None = None,
+    mode: Mode = "train",
+    dtype: Precision = "f32",
+) -> Traced:
+    """The Graph of ``model`` on a batch of the shapes of ``args`` and ``kwargs``; the model is left as it is.
+
+    ``mode="train"``: loss and the gradient of every parameter (``nn.Module.train``); ``"eval"``: every tensor that the
+    model returns (``nn.Module.eval``). ``loss``: from the model's output to a scalar; by default the output, its
+    ``loss`` attribute, or its ``"loss"`` item. ``dtype``: of parameters and floating-point inputs; with ``"f64"`` casts
+    inside the model become float64 too. Works on real models and on models of fake tensors of any size.
+
+    Raises :class:`TraceError` naming the model's source line for what cannot be traced; :class:`UsageError` for an
+    unknown mode or dtype.
+    """
+    _known("mode", mode, ("train", "eval"))
+    _known("dtype", dtype, _DTYPES)
+    inputs = bind(model, args, kwargs or {})
+    fake = _mode(model, inputs)
+    kind = _DTYPES[dtype]
+    copied = fake_copy(
+        model, fake, parameters=kind, buffers=None if dtype == "bf16" else kind, gradients=mode == "train"
+    )
+    copied.train(mode == "train")
+    transformers_masks.prepare(copied)
+    entry = Entry(copied, inputs, loss, mode)
+    tensors = [fake_like(tensor, fake, kind) for tensor in inputs.tensors.values()]
+    state = _shared_names(copied)
+    graph, found = capture(entry, tensors, fake, promote=dtype == "f64", position_ids="position_ids" in inputs.tensors)
+    constants = _constants(found, state)
+    names = Names(
+        list(inputs.tensors), entry.results.names, _first_names(state, constants), frozenset(_parameters(copied))
+    )
+    traced = Traced(finish(Drafter(names).walk(graph)), state, constants)
+    if mode == "train" and not traced.graph.gradients:
+        raise TraceError(
+            "the loss depends on no parameter that requires a gradient",
+            hint="parameter.requires_grad_(True); look for .detach() and torch.no_grad()",
+        )
+    return traced
+
+
+def _known(what: str, given: str, choices: Any) -> None:
+    if given not in choices:
+        raise UsageError(f"trace: no {what} {given!r}", hint=did_you_mean(given, choices))
+
+
+def _mode(model: nn.Module, inputs: Inputs) -> FakeTensorMode:
+    found = fake_mode_of(*model.parameters(), *model.buffers(), *inputs.tensors.values())
+    return found or FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
+
+
+def _shared_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """The first name of each parameter and buffer -> all its names."""
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    by_tensor: dict[int, list[str]] = {}
+    for name, tensor in named:
+        by_tensor.setdefault(id(tensor), []).append(name)
+    return {names[0]: tuple(names) for names in by_tensor.values()}
+
+
+def _parameters(model: nn.Module) -> list[str]:
+    return [name for name, _ in model.named_parameters()]
+
+
+def _constants(found: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: value for name, value in found.items() if isinstance(value, Tensor) and name not in state}
+
+
+def _first_names(state: Mapping[str, tuple[str, ...]], constants: Mapping[str, Tensor]) -> dict[str, str]:
+    return {name: first for first, names in state.items() for name in names} | {name: name for name in constants}
