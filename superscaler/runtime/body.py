@@ -1,0 +1,192 @@
+"""Bodies: a definition at its local shapes as a ``torch.fx.GraphModule``.
+
+The module takes the definition's inputs, then its parameters (see ``resolve``), then ``seed`` if an op draws random
+numbers, then the storage of the outputs that live in the arena. It returns the outputs that do not.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import fx
+
+from superscaler.errors import RunError
+from superscaler.runtime import ops
+from superscaler.runtime.peephole import ADDMM, fused
+from superscaler.runtime.resolve import Line, Resolved, Shape
+
+# Ops whose result may share the storage of an operand.
+VIEWS = frozenset(
+    {
+        "superscaler.reshape", "superscaler.expand", "superscaler.block", "superscaler.cast", "aten.permute.default",
+        "aten.slice.Tensor", "aten.select.int",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What becomes of a definition's outputs, by position: ``stored`` in given storage, ``owned`` (they outlive the
+    task, so they need storage of their own). ``updated``: first outputs (local numbers) of the rows whose outputs
+    overwrite their operands."""
+
+    stored: tuple[int, ...] = ()
+    owned: tuple[int, ...] = ()
+    updated: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Body:
+    """``module(*inputs, *parameters, [seed], *storage)``. ``copied``: bytes written to storage by a copy, because the
+    op has no form that writes there itself; ``copies``: how many such outputs."""
+
+    module: fx.GraphModule
+    parameters: int
+    seeded: bool
+    returns: tuple[int, ...]
+    copies: int
+    copied: int
+
+
+def build(name: str, resolved: Resolved, outs: tuple[int, ...], uses: Outputs, itemsize: Mapping[int, int]) -> Body:
+    """The body of a resolved call. ``outs``: the definition's outputs; ``itemsize``: bytes per element of each local
+    number that is stored."""
+    return _Builder(name, resolved, outs, uses, itemsize).build()
+
+
+class _Builder:
+    def __init__(
+        self, name: str, resolved: Resolved, outs: tuple[int, ...], uses: Outputs, itemsize: Mapping[int, int]
+    ) -> None:
+        self.name = name
+        self.resolved = resolved
+        self.outs = outs
+        self.uses = uses
+        self.itemsize = itemsize
+        self.graph = fx.Graph()
+        self.nodes: dict[int, fx.Node] = {}
+        self.parameters: list[fx.Node] = []
+        self.seed: fx.Node | None = None
+        self.storage: dict[int, fx.Node] = {}
+        self.copies = self.copied = 0
+
+    def build(self) -> Body:
+        lines = self.resolved.lines
+        for i in range(len(self.resolved.shapes)):
+            self.nodes[i] = self.graph.placeholder(f"x{i}")
+        self.parameters = [self.graph.placeholder(f"p{i}") for i in range(len(self.resolved.bindings))]
+        seeded = any("@seed" in _leaves(line.args) for line in lines)
+        self.seed = self.graph.placeholder("seed") if seeded else None
+        for position in self.uses.stored:
+            self.storage[self.outs[position]] = self.graph.placeholder(f"out{position}")
+        for line in fused(lines, self._shapes(), keep=frozenset(self.outs)):
+            self._line(line)
+        returns = self._return()
+        module = fx.GraphModule(torch.nn.Module(), self.graph, class_name=self.name)
+        return Body(module, len(self.parameters), seeded, returns, self.copies, self.copied)
+
+    def _shapes(self) -> dict[int, Shape]:
+        """Local shapes by local number."""
+        shapes = dict(enumerate(self.resolved.shapes))
+        for line in self.resolved.lines:
+            shapes.update(zip(line.outs, line.shapes, strict=True))
+        return shapes
+
+    def _line(self, line: Line) -> None:
+        function = ops.INPLACE[line.target][0] if line.outs[0] in self.uses.updated else None
+        stored = self.storage.get(line.outs[0]) if len(line.outs) == 1 else None
+        args, kwargs = self._args(line)
+        if function is None and stored is not None:
+            form = out_form(line.target)
+            if form is not None:
+                self.nodes[line.outs[0]] = self.graph.call_function(form, args, {**kwargs, "out": stored})
+                return
+        result = self.graph.call_function(function or function_of(line.target), args, kwargs)
+        if len(line.outs) == 1:
+            self._output(line, 0, result)
+            return
+        for k in range(len(line.outs)):
+            self._output(line, k, self.graph.call_function(operator.getitem, (result, k)))
+
+    def _args(self, line: Line) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return tuple(self._arg(a, line) for a in line.args), {k: self._arg(v, line) for k, v in line.kwargs}
+
+    def _arg(self, arg: Any, line: Line) -> Any:
+        if isinstance(arg, tuple):
+            return tuple(self._arg(a, line) for a in arg)  # pyright: ignore[reportUnknownVariableType]
+        if not isinstance(arg, str) or not arg.startswith(("$", "@")):
+            return arg
+        if arg == "@seed":
+            return self.seed
+        return self.nodes[line.ins[int(arg[1:])]] if arg[0] == "$" else self.parameters[int(arg[1:])]
+
+    def _output(self, line: Line, k: int, node: fx.Node) -> None:
+        number = line.outs[k]
+        storage = self.storage.get(number)
+        if storage is not None:
+            node = self.graph.call_method("copy_", (storage, node))
+            self.copies += 1
+            self.copied += _volume(line.shapes[k]) * self.itemsize[number]
+        elif any(self.outs[p] == number for p in self.uses.owned):
+            how = "clone" if line.target in VIEWS else "contiguous"
+            node = self.graph.call_method(how, (node,), {"memory_format": torch.contiguous_format})
+        self.nodes[number] = node
+
+    def _return(self) -> tuple[int, ...]:
+        kept = tuple(p for p in range(len(self.outs)) if p not in self.uses.stored)
+        for p in self.uses.stored:
+            if self.outs[p] < len(self.resolved.shapes):
+                raise RunError(f"{self.name}: output {p} is an input of the definition")
+        nodes = [self.nodes[self.outs[p]] for p in kept]
+        self.graph.output(nodes[0] if len(nodes) == 1 else tuple(nodes) if nodes else None)
+        return kept
+
+
+def function_of(target: str) -> Callable[..., Any]:
+    """The function of a line, fused ones included."""
+    return torch.addmm if target == ADDMM else ops.function(target)
+
+
+@lru_cache(maxsize=1024)
+def out_form(target: str) -> Callable[..., Any] | None:
+    """The form of an ATen op that writes its one result into ``out=``, if it has one."""
+    if target == ADDMM:
+        return torch.addmm
+    if target in ops.OUT_FORMS:
+        return ops.OUT_FORMS[target]
+    namespace, _, rest = target.partition(".")
+    if namespace != "aten" or target in VIEWS:
+        return None
+    packet, _, overload = rest.rpartition(".")
+    op = getattr(getattr(torch.ops.aten, packet), overload)
+    wanted = [str(a.type) for a in op._schema.arguments]
+    for name in getattr(torch.ops.aten, packet).overloads():
+        form = getattr(getattr(torch.ops.aten, packet), name)
+        arguments = form._schema.arguments
+        if len(form._schema.returns) != 1 or not arguments or not arguments[-1].is_out:
+            continue
+        if [str(a.type) for a in arguments[:-1]] == wanted and arguments[-1].name == "out":
+            return form
+    return None
+
+
+def _volume(shape: Shape) -> int:
+    n = 1
+    for size in shape:
+        n *= size
+    return n
+
+
+def _leaves(args: tuple[Any, ...]) -> list[Any]:
+    found: list[Any] = []
+    for arg in args:
+        if isinstance(arg, tuple):
+            found += _leaves(arg)  # pyright: ignore[reportUnknownArgumentType]
+        else:
+            found.append(arg)
+    return found

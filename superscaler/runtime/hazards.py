@@ -1,0 +1,52 @@
+"""Hazards: which posted communications an item must wait for, found once from the order.
+
+An item waits for a communication whose result it reads, whose source it overwrites, or whose arena bytes it reuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+Bytes = tuple[int, int]  # first byte in the arena, and one past the last
+
+
+@dataclass(frozen=True)
+class Access:
+    """The registers that an item reads and writes (locals left out)."""
+
+    reads: frozenset[int]
+    writes: frozenset[int]
+
+
+@dataclass
+class _Pending:
+    item: int
+    access: Access
+    spans: list[Bytes] = field(default_factory=list)
+
+
+def waits(accesses: Sequence[Access], posted: Sequence[bool], spans: Mapping[int, Bytes]) -> list[tuple[int, ...]]:
+    """Per item, and once more for the end of the run: the numbers of the posted items to wait for before it.
+
+    ``posted``: whether an item goes on in the background. ``spans``: register -> its bytes in the arena.
+    """
+    pending: list[_Pending] = []
+    found: list[tuple[int, ...]] = []
+    for number, access in enumerate(accesses):
+        due = [p for p in pending if _conflict(p, access, spans)]
+        found.append(tuple(p.item for p in due))
+        pending = [p for p in pending if p not in due]
+        if posted[number]:
+            touched = access.reads | access.writes
+            pending.append(_Pending(number, access, [spans[r] for r in touched if r in spans]))
+    found.append(tuple(p.item for p in pending))
+    return found
+
+
+def _conflict(pending: _Pending, access: Access, spans: Mapping[int, Bytes]) -> bool:
+    before = pending.access
+    if before.writes & (access.reads | access.writes) or before.reads & access.writes:
+        return True
+    written = [spans[r] for r in access.writes if r in spans]
+    return any(a < stop and start < b for a, b in written for start, stop in pending.spans)
