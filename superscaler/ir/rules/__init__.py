@@ -25,6 +25,7 @@ FAMILIES = (
     "loss",
     "optimizer",
     "random",
+    "creation",
 )
 
 

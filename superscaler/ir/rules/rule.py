@@ -83,12 +83,13 @@ Builder = Callable[[Op, tuple[Shape, ...], tuple[Shape, ...]], "Rule | str"]
 class Spec(msgspec.Struct, frozen=True):
     """One row of a family's table: an op's rule as text, or a builder of it for ops of any rank.
 
-    ``linear`` as in :class:`Rule`; ``contiguous`` likewise; ``flops`` per element of the iteration space.
+    ``linear`` as in :class:`Rule`; ``contiguous`` likewise; ``shown``: what a builder builds, for people to read.
     """
 
     rule: str | Builder
     linear: tuple[tuple[int, ...], ...] = ()
     contiguous: tuple[str, ...] = ()
+    shown: str = ""
 
 
 _TOKEN = re.compile(r"\(|\)|[A-Za-z_][A-Za-z_0-9]*(?:\^(?:sum|max|min|logsumexp))?!?|\d+")
@@ -110,8 +111,10 @@ def _operand(text: str) -> list[list[str]]:
     return dims
 
 
-def _side(text: str) -> list[list[list[str]]]:
-    return [_operand(part) for part in text.split(",")] if text.strip() else []
+def _side(text: str, count: int) -> list[list[list[str]]]:
+    if not text.strip():  # no operand, or one scalar
+        return [[]] if count == 1 else []
+    return [_operand(part) for part in text.split(",")]
 
 
 def parse_rule(
@@ -130,7 +133,7 @@ def parse_rule(
     Raises :class:`SplitError` if ranks or sizes do not fit.
     """
     left, right = text.split("->")
-    sides = [*_side(left), *_side(right)]
+    sides = [*_side(left, len(ins)), *_side(right, len(outs))]
     shapes = [*ins, *outs]
     if len(sides) != len(shapes) or any(len(dims) != len(shape) for dims, shape in zip(sides, shapes, strict=False)):
         raise SplitError(f"rule {text!r} does not fit operands of shapes {list(ins)} -> {list(outs)}")

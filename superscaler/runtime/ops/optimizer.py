@@ -1,0 +1,100 @@
+"""Optimizer steps, equal to ``torch.optim``'s formulas. Scalars (learning rate, step, clip) are tensors of rank 0.
+
+The functions here give new tensors; :data:`INPLACE` has the forms that overwrite the state they are given.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Half precision is updated in float32."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def adamw(
+    p: Tensor, g: Tensor, m: Tensor, v: Tensor, step: Tensor, lr: Tensor, clip: Tensor | None,
+    beta1: float, beta2: float, eps: float, weight_decay: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """One step of AdamW (Loshchilov and Hutter 2019): new parameter, first and second moment."""
+    return adamw_(p.clone(), g, m.clone(), v.clone(), step, lr, clip, beta1, beta2, eps, weight_decay)
+
+
+def adamw_(
+    p: Tensor, g: Tensor, m: Tensor, v: Tensor, step: Tensor, lr: Tensor, clip: Tensor | None,
+    beta1: float, beta2: float, eps: float, weight_decay: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """AdamW in place. ``step`` counts this one; ``clip`` scales the gradient; moments and math in float32 at least."""
+    if clip is not None:
+        g = g * clip.to(g.dtype)
+    count = step.float() if step.dtype != torch.float32 else step
+    if p.dtype == g.dtype == m.dtype == v.dtype and p.dtype in (torch.float32, torch.float64):
+        torch._fused_adamw_(
+            [p], [g], [m], [v], [], [count], lr=lr.item() if lr.device.type == "cpu" else lr, beta1=beta1, beta2=beta2,
+            weight_decay=weight_decay, eps=eps, amsgrad=False, maximize=False,
+        )  # fmt: skip
+        return p, m, v
+    _adamw_by_hand(p, g, m, v, count.double(), lr.double(), beta1, beta2, eps, weight_decay)
+    return p, m, v
+
+
+def _adamw_by_hand(
+    p: Tensor, g: Tensor, m: Tensor, v: Tensor, step: Tensor, lr: Tensor,
+    beta1: float, beta2: float, eps: float, weight_decay: float,
+) -> None:  # fmt: skip
+    wide, g = _wide(p), g.to(m.dtype)
+    m.lerp_(g, 1 - beta1)
+    v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+    step_size = (lr / (1 - beta1**step)).to(wide.dtype)
+    denominator = (_wide(v).sqrt() / (1 - beta2**step).sqrt().to(wide.dtype)).add_(eps)
+    p.copy_(wide * (1 - lr * weight_decay).to(wide.dtype) - step_size * (_wide(m) / denominator))
+
+
+def sgd(
+    p: Tensor, g: Tensor, lr: Tensor, clip: Tensor | None, *rest: Tensor | float | bool
+) -> Tensor | tuple[Tensor, Tensor]:
+    """One step of SGD: see :func:`sgd_`; new parameter, and new momentum buffer if there is one."""
+    state = [r.clone() if i == 0 and isinstance(r, Tensor) else r for i, r in enumerate(rest)]
+    return sgd_(p.clone(), g, lr, clip, *state)
+
+
+def sgd_(
+    p: Tensor, g: Tensor, lr: Tensor, clip: Tensor | None, *rest: Tensor | float | bool
+) -> Tensor | tuple[Tensor, Tensor]:
+    """SGD in place: ``(p, g, lr, clip, [buf, [step]], momentum, dampening, nesterov, weight_decay)``.
+
+    torch takes the first gradient as the first buffer, undampened: with dampening that needs ``step`` (1 at first).
+    """
+    momentum, dampening, nesterov, weight_decay = (float(x) for x in rest[-4:])
+    state = [x for x in rest[:-4] if isinstance(x, Tensor)]
+    wide = _wide(p)
+    g = g.to(wide.dtype)
+    if clip is not None:
+        g = g * clip.to(g.dtype)
+    if weight_decay:
+        g = g.add(wide, alpha=weight_decay)
+    rate = lr.to(wide.dtype)
+    if not state:
+        p.copy_(wide.addcmul(g, rate, value=-1))
+        return p
+    buf = state[0]
+    weight: Tensor | float = 1 - dampening
+    if len(state) > 1:
+        weight = torch.where(state[1] > 1, weight, 1.0).to(buf.dtype)
+    buf.mul_(momentum).add_(g.to(buf.dtype) * weight)
+    direction = g.add(buf, alpha=momentum) if nesterov else buf
+    p.copy_(wide.addcmul(direction.to(wide.dtype), rate, value=-1))
+    return p, buf
+
+
+def sumsq(x: Tensor) -> Tensor:
+    """The sum of squares of all elements, in float32 at least."""
+    flat = _wide(x).reshape(-1)
+    return torch.dot(flat, flat)
+
+
+def clip_coefficient(total: Tensor, max_norm: float) -> Tensor:
+    """min(1, max_norm / (√total + 1e-6)), as ``torch.nn.utils.clip_grad_norm_``."""
+    return (max_norm / (total.sqrt() + 1e-6)).clamp_(max=1.0)

@@ -1,0 +1,59 @@
+"""``superscaler::sleep``: an op that costs a known time, for benchmarks of schedules.
+
+It sleeps after its input has arrived, never until a planned time, so whatever a runtime adds shows up in full.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def slept(x: Tensor, milliseconds: float, *_: float) -> Tensor:
+    """``x``, that many milliseconds after all work before it on its device is done."""
+    if x.is_cuda:
+        torch.cuda.current_stream(x.device).synchronize()
+    time.sleep(milliseconds / 1000)
+    return x.clone()
+
+
+@torch.library.custom_op("superscaler::sleep", mutates_args=())
+def _sleep(x: Tensor, milliseconds: float, backward_milliseconds: float) -> Tensor:
+    return slept(x, milliseconds)
+
+
+@torch.library.custom_op("superscaler::sleep_backward", mutates_args=())
+def _sleep_backward(grad: Tensor, milliseconds: float) -> Tensor:
+    return slept(grad, milliseconds)
+
+
+@_sleep.register_fake
+def _(x: Tensor, milliseconds: float, backward_milliseconds: float) -> Tensor:
+    return torch.empty_like(x)
+
+
+@_sleep_backward.register_fake
+def _(grad: Tensor, milliseconds: float) -> Tensor:
+    return torch.empty_like(grad)
+
+
+def _setup(ctx: Any, inputs: tuple[Tensor, float, float], output: Tensor) -> None:
+    ctx.milliseconds = inputs[2]
+
+
+def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    return _sleep_backward(grad, ctx.milliseconds), None, None
+
+
+_sleep.register_autograd(_gradient, setup_context=_setup)
+
+
+def sleep(x: Tensor, milliseconds: float, backward_milliseconds: float | None = None) -> Tensor:
+    """``x`` after a sleep; its gradient sleeps ``backward_milliseconds`` (as long, if not given).
+
+    ``sleep(x, 20, 20) * sleep(weight, 0, 20)`` has a forward, an input gradient and a weight gradient of 20 ms each.
+    """
+    return _sleep(x, milliseconds, milliseconds if backward_milliseconds is None else backward_milliseconds)

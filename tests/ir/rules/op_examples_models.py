@@ -1,0 +1,153 @@
+"""Example inputs for the ops that models are made of: norms, attention, losses, optimizers."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import strategies as st
+from op_examples import Draw, bools, example, ints, reals, size, sizes
+from op_examples_tensors import ids
+from split_harness import Case, take
+
+from superscaler.ir.region import Region
+
+
+@example("aten.native_layer_norm.default")
+def layer_norm(draw: Draw, target: str) -> Case:
+    shape = sizes(draw, 1, 4)
+    tail = list(shape[draw(st.integers(0, len(shape) - 1)) :])
+    parameters = [reals(draw, *tail), reals(draw, *tail)] if draw(st.booleans()) else []
+    names = ("$1", "$2") if parameters else (None, None)
+    return Case(target, [reals(draw, *shape), *parameters], ("$0", tail, *names, 1e-5), exact=False)
+
+
+def _statistics(x: torch.Tensor, tail: int, count: int) -> list[torch.Tensor]:
+    dims = tuple(range(x.ndim - tail, x.ndim))
+    rstd = 1 / (x.var(dims, correction=0, keepdim=True) + 1e-5).sqrt()
+    return [x.mean(dims, keepdim=True), rstd] if count == 2 else [rstd]
+
+
+@example(*(f"superscaler.{n}_norm_backward_{w}" for n in ("layer", "rms") for w in ("input", "weight")))
+def norm_backward(draw: Draw, target: str) -> Case:
+    shape = sizes(draw, 2, 4)
+    rms = "rms" in target
+    tail = 1 if rms else draw(st.integers(1, len(shape) - 1))
+    x, g = reals(draw, *shape), reals(draw, *shape)
+    statistics = _statistics(x, tail, 1 if rms else 2)
+    inputs = [g, x, *statistics]
+    if target.endswith("input") and draw(st.booleans()):
+        inputs.append(reals(draw, *shape[len(shape) - tail :]))
+    outs = [shape] if target.endswith("input") else [shape[len(shape) - tail :]]
+    shape_given = (
+        ("#shape",) if target == "superscaler.layer_norm_backward_weight" and (tail > 1 or draw(st.booleans())) else ()
+    )
+    return Case(target, inputs, (*_numbers(len(inputs)), *shape_given), outs, exact=False)
+
+
+@example("superscaler.rms_norm")
+def rms_norm(draw: Draw, target: str) -> Case:
+    shape = sizes(draw, 1, 4)
+    weight = [reals(draw, shape[-1])] if draw(st.booleans()) else []
+    return Case(target, [reals(draw, *shape), *weight], ("$0", *(["$1"] if weight else []), 1e-6), exact=False)
+
+
+@example(
+    "aten._softmax.default",
+    "aten._log_softmax.default",
+    "aten._softmax_backward_data.default",
+    "aten._log_softmax_backward_data.default",
+)
+def softmax(draw: Draw, target: str) -> Case:
+    shape = sizes(draw)
+    dim = draw(st.integers(-len(shape), len(shape) - 1))
+    x = reals(draw, *shape)
+    if "backward" not in target:
+        return Case(target, [x], ("$0", dim, False), exact=False)
+    out = x.log_softmax(dim) if "log" in target else x.softmax(dim)
+    return Case(target, [reals(draw, *shape), out], ("$0", "$1", dim, "float64"), exact=False)
+
+
+@example("superscaler.attention", "superscaler.attention_backward", "superscaler.attention_mask_backward")
+def attention(draw: Draw, target: str) -> Case:
+    b, h, r, s, t, d = (size(draw, 3), size(draw, 3), size(draw, 2), size(draw, 5), size(draw, 5), size(draw, 4))
+    e = draw(st.sampled_from([d, d, d + 1]))
+    learned = "mask_backward" in target
+    p = 0.0 if learned else draw(st.sampled_from([0.0, 0.0, 0.3]))
+    q, k, v = reals(draw, b, h * r, s, d), reals(draw, b, h, t, d), reals(draw, b, h, t, e)
+    inputs, causal = [q, k, v], draw(st.booleans())
+    if learned or draw(st.booleans()):
+        shape = tuple(draw(st.sampled_from([n, 1])) for n in (b, h * r, s, t))
+        shape = shape[draw(st.integers(0, 3)) :]
+        inputs.append(reals(draw, *shape) if learned or draw(st.booleans()) else bools(draw, *shape))
+    scale = draw(st.sampled_from([None, 0.5]))
+    placed = ("#key", "#seed", "#region")
+    forward = Case("superscaler.attention", inputs, (*_numbers(len(inputs)), causal, scale, p, *placed),
+                   [(b, h * r, s, e), (b, h * r, s)], exact=False)  # fmt: skip
+    if target == "superscaler.attention":
+        return forward
+    from split_harness import execute, whole_part
+
+    out, lse = execute(forward.op, forward.rule, inputs, whole_part(forward))
+    inputs = [reals(draw, b, h * r, s, e), q, k, v, out.contiguous(), lse, *inputs[3:]]
+    outs = [tuple(inputs[-1].shape)] if learned else [tuple(x.shape) for x in (q, k, v)]
+    return Case(target, inputs, (*_numbers(len(inputs)), causal, scale, p, *placed), outs, exact=False)
+
+
+def _numbers(count: int) -> tuple[str, ...]:
+    return tuple(f"${i}" for i in range(count))
+
+
+def labels(draw: Draw, v: int, ignore: int, *shape: int) -> torch.Tensor:
+    found = ids(draw, v, *shape)
+    return torch.where(bools(draw, *shape), found, ignore) if draw(st.booleans()) else found
+
+
+@example(
+    "superscaler.logsumexp",
+    "superscaler.pick",
+    "superscaler.nll",
+    "superscaler.count_valid",
+    "superscaler.cross_entropy_backward",
+)
+def loss(draw: Draw, target: str) -> Case:
+    tokens, v, ignore = sizes(draw, 1, 2), size(draw, 12), draw(st.sampled_from([-100, 0]))
+    logits, targets = reals(draw, *tokens, v), labels(draw, v, ignore, *tokens)
+    match target.split(".")[1]:
+        case "logsumexp":
+            return Case(target, [logits], ("$0",), exact=False)
+        case "pick":
+            return Case(target, [ints(draw, *tokens, v), targets], ("$0", "$1", "#start:v"), [tokens])
+        case "nll":
+            picked, lse = ints(draw, *tokens), ints(draw, *tokens)
+            return Case(target, [lse, picked, targets], ("$0", "$1", "$2", ignore))
+        case "count_valid":
+            return Case(target, [targets], ("$0", ignore, "float64"))
+        case _:
+            g = reals(draw, *(tokens if draw(st.booleans()) else ()))
+            lse = logits.logsumexp(-1)
+            args = ("$0", "$1", "$2", "$3", "#start:v", ignore)
+            return Case(target, [g, logits, targets, lse], args, [(*tokens, v)], exact=False)
+
+
+@example("superscaler.adamw", "superscaler.sgd")
+def optimizer(draw: Draw, target: str) -> Case:
+    shape = sizes(draw, 0, 3)
+    p, g, m = (reals(draw, *shape) for _ in range(3))
+    lr, clip = torch.tensor(0.1, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
+    if "adamw" in target:
+        step = torch.tensor(float(size(draw, 5)))
+        inputs = [p, g, m, m.square(), step, lr, clip]
+        return Case(target, inputs, (*_numbers(7), 0.9, 0.95, 1e-8, 0.1), exact=False)
+    inputs = [p, g, lr, clip, *([m] if draw(st.booleans()) else [])]
+    return Case(
+        target, inputs, (*_numbers(len(inputs)), 0.9, 0.0, draw(st.booleans()) and len(inputs) > 4, 0.1), exact=False
+    )
+
+
+@example("superscaler.sumsq", "superscaler.clip_coefficient")
+def clipping(draw: Draw, target: str) -> Case:
+    if target.endswith("sumsq"):
+        return Case(target, [ints(draw, *sizes(draw, 0))], ("$0",))
+    return Case(target, [ints(draw, low=1)], ("$0", 1.0), exact=False)
+
+
+__all__ = ["Region", "take"]
