@@ -38,8 +38,8 @@ class Backend(Protocol):
         """Map chunks one after another from ``address`` on, where nothing is mapped."""
         ...
 
-    def replace(self, address: int, runs: Sequence[Run]) -> None:
-        """Map chunks, writable, in place of those mapped there."""
+    def replace(self, address: int, run: Run) -> None:
+        """Map one run of chunks, writable, in place of those mapped there; on failure those stay."""
         ...
 
     def unmap(self, address: int, size: int) -> None:

@@ -97,9 +97,9 @@ class HostBackend:
             mmap(address, count * chunk, protection, MAP_SHARED | MAP_FIXED, fd, first * chunk)
             address += count * chunk
 
-    def replace(self, address: int, runs: Sequence[Run]) -> None:
+    def replace(self, address: int, run: Run) -> None:
         # MAP_FIXED replaces atomically: a reader sees the old chunk or its copy, never the guard.
-        self.map(address, runs, writable=True)
+        self.map(address, [run], writable=True)
 
     def unmap(self, address: int, size: int) -> None:
         self._system.mmap(address, size, self._guard_protection, EMPTY | MAP_FIXED, -1, 0)

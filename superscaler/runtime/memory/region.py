@@ -158,6 +158,11 @@ class Region:
         change = self.readonly.difference_update if writable else self.readonly.update
         change(range(lo, lo + count))
 
+    def count_shared(self, lo: int, hi: int) -> int:
+        """How many of the chunks at ``[lo, hi)`` have other holders, so that writing them takes a copy."""
+        shared = self.store.is_shared
+        return sum(shared(self.chunks[index]) for index in range(lo, hi) if index in self.readonly)
+
     def make_writable(self, lo: int, hi: int) -> None:
         """Copy what is shared in ``[lo, hi)``, lift the protection of the rest. What was done stays on failure."""
         if self.stale:
@@ -173,39 +178,44 @@ class Region:
                 raise _refused(self, "protect", error) from error
 
     def _copy_on_write(self, indices: list[int]) -> None:
-        self.store.commit(len(indices), self.name)
+        """Put copies in the place of the chunks at these indices: each row of them with one call, or not at all."""
+        store = self.store
+        store.commit(len(indices), self.name)
         left = len(indices)
         try:
             for lo, count in runs_of(indices):
+                runs = store.numbers.take(self.window, range(lo, lo + count), self.chunks)
                 left -= count
-                self._copy_run(lo, lo + count)
+                self._copy_runs(lo, runs)
         finally:
-            self.store.uncommit(left)
+            store.uncommit(left)
 
-    def _copy_run(self, lo: int, hi: int) -> None:
-        """Replace ``[lo, hi)`` by copies, already charged; on failure the copies are given back."""
+    def _copy_runs(self, index: int, runs: Sequence[Run]) -> None:
+        for at, run in enumerate(runs):
+            try:
+                self._copy_run(index, run)
+            except (OSError, OutOfMemory) as error:
+                self.store.drop(chunks_in(runs[at:]), self.account, self.window)
+                raise _refused(self, "copy", error) from error
+            index += run[1]
+
+    def _copy_run(self, lo: int, run: Run) -> None:
         store, chunk = self.store, self.store.backend.chunk
-        try:
-            runs = store.numbers.take(self.window, range(lo, hi), self.chunks)
-        except OutOfMemory:
-            store.uncommit(hi - lo)
-            raise
-        copies = chunks_in(runs)
-        try:
-            for index, copy in zip(range(lo, hi), copies, strict=True):
-                store.backend.copy(self.address + index * chunk, copy)
-            store.backend.replace(self.address + lo * chunk, runs)
-        except (OSError, OutOfMemory) as error:
-            store.drop(copies, self.account, self.window)
-            raise _refused(self, "copy", error) from error
-        replaced = [self.chunks[index] for index in range(lo, hi)]
-        self.chunks.update(zip(range(lo, hi), copies, strict=True))
-        self.readonly.difference_update(range(lo, hi))
+        first, count = run
+        places = range(lo, lo + count)
+        for index in places:
+            store.backend.copy(self.address + index * chunk, first + index - lo)
+        store.backend.replace(self.address + lo * chunk, run)
+        replaced = [self.chunks[index] for index in places]
+        self.chunks.update(zip(places, range(first, first + count), strict=True))
+        self.readonly.difference_update(places)
         store.drop(replaced, self.account, self.window)
 
     def release(self) -> None:
         """Give the address range back, and everything in it. ``OSError`` leaves the range as it was."""
         self.store.backend.unreserve(self.address)
+        # Whoever still knows this region (a request in the background thread's queue) must not map there any more.
+        self.state = "released"
         mapped = list(self.chunks.values())
         self.account.add_mapped(-len(mapped) * self.store.backend.chunk)
         self.account.add_reserved(-self.size)

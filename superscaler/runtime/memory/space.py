@@ -14,6 +14,7 @@ from typing import Any
 
 from superscaler.errors import OutOfMemory, UseAfterFree, VirtualMemoryError
 from superscaler.runtime.memory.backend import Backend
+from superscaler.runtime.memory.faults import FAULTS
 from superscaler.runtime.memory.lock import PoolLock
 from superscaler.runtime.memory.mapper import Mapper
 from superscaler.runtime.memory.region import Region
@@ -43,6 +44,8 @@ class AddressSpace:
         self.accounts: dict[str, Account] = {}
         self.state = "open"
         self.pid = os.getpid()
+        if backend.name == "host":
+            FAULTS.watch(self)
         self._reclaimers: list[weakref.WeakMethod[Reclaimer]] = []
         self._serial = 0
 
@@ -180,7 +183,7 @@ class AddressSpace:
             self.check_open(region.name)
             region.make_writable(lo, hi)
 
-        self.with_room(hi - lo, make_writable)
+        self.with_room(region.count_shared(lo, hi), make_writable)
 
     def with_room(self, chunks: int, act: Callable[[], None]) -> None:
         """Do it under the lock; where memory is short, once more after room for so many chunks was made."""
@@ -189,13 +192,12 @@ class AddressSpace:
                 act()
             return
         except OutOfMemory:
-            if not self.make_room(chunks):
-                raise
+            self.make_room(chunks)
         with self.lock:
             act()
 
-    def make_room(self, chunks: int) -> bool:
-        """Whether room for so many chunks was made: what waits to go back, what was mapped ahead, what owners spare."""
+    def make_room(self, chunks: int) -> None:
+        """Try to make room for so many chunks: what waits to go back, what was mapped ahead, what owners can spare."""
         self.settle()
         if self._missing(chunks) > 0:
             self._take_back_ahead()
@@ -203,7 +205,6 @@ class AddressSpace:
             missing, reclaim = self._missing(chunks), known()
             if missing > 0 and reclaim is not None:
                 reclaim(missing * self.chunk)
-        return self._missing(chunks) <= 0
 
     def _missing(self, chunks: int) -> int:
         return self.store.committed + chunks - self.store.limit

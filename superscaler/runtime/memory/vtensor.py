@@ -108,8 +108,8 @@ class VTensor:
         Both sides are then read-only there until :meth:`writable`. Chunks are shared whole: ``start`` and the size of
         this vTensor must be multiples of the chunk, and the last chunk comes with what the source has in it.
         """
-        region = self._open()
-        chunk = self._space.chunk
+        region, chunk = self._open(), self._space.chunk
+        there = len(source.chunks) if isinstance(source, Chunks) else source.region.used
         if self._checked(nbytes) == 0:
             return
         if start % chunk or self._size % chunk:
@@ -119,7 +119,7 @@ class VTensor:
         at, lo, hi = self._size // chunk, start // chunk, -(-(start + nbytes) // chunk)
         if at + hi - lo > region.count:
             raise OutOfMemory(f"{region.name}: its address range is full", hint="reserve more")
-        if start < 0 or hi * chunk > (source.size if isinstance(source, Chunks) else source.mapped):
+        if not 0 <= lo <= hi <= there:
             raise VirtualMemoryError(
                 f"{region.name}: share of bytes [{start:,}, {start + nbytes:,}) of {source!r}",
                 "not all of it is mapped",
