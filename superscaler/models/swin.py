@@ -72,7 +72,7 @@ def _coshard(layers: int, hidden: int, heads: int) -> Config:
 
 PRESETS: dict[str, Config] = {
     "tiny": Config(image=32, classes=10, hidden=16, depths=(2, 2), heads=(2, 4), window=4),
-    "digits": Config(image=8, patch=1, channels=1, classes=10, hidden=32, depths=(2, 2), heads=(2, 4), window=4),
+    "digits": Config(image=8, patch=2, channels=1, classes=10, hidden=32, depths=(2, 2), heads=(2, 4), window=2),
     "swin-t": Config(),
     "swin-s": Config(depths=(2, 2, 18, 2)),
     "swin-b": Config(hidden=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32)),

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from torch._subclasses import FakeTensor, FakeTensorMode
 
 from superscaler import models
 from superscaler.errors import UsageError
@@ -27,6 +28,24 @@ def test_settings_given_as_text_take_the_type_of_their_field():
 def test_values_of_another_type_are_refused(bad: dict[str, object]):
     with pytest.raises(UsageError, match="is no value for"):
         models.config("gpt", "tiny", **bad)
+
+
+@pytest.mark.parametrize(("model", "preset"), [(m, p) for m in models.MODELS for p in models.preset_names(m)])
+def test_every_preset_builds_and_draws_a_batch_without_allocating(model: str, preset: str):
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        network, inputs = models.build(model, preset)
+        batch = inputs(2)
+    assert all(isinstance(parameter, FakeTensor) for parameter in network.parameters())
+    assert all(isinstance(part, FakeTensor) and part.shape[0] == 2 for part in batch)
+
+
+@pytest.mark.parametrize("model", models.MODELS)
+def test_every_model_has_a_tiny_preset_that_returns_a_scalar_loss(model: str):
+    assert models.preset_names(model)[0] == "tiny"
+    network, inputs = models.build(model, "tiny")
+    loss = network(*inputs(1))
+    assert loss.shape == ()
+    assert loss.isfinite()
 
 
 def test_unknown_names_get_a_suggestion():
