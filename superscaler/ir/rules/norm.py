@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from superscaler.ir.graph import Op
 from superscaler.ir.rules.build import arg, input_of, marked, names, positional, rule_text
-from superscaler.ir.rules.rule import Shape, Spec
+from superscaler.ir.rules.rule import Builder, Shape, Spec
 
 Shapes = tuple[Shape, ...]
 
@@ -37,7 +37,7 @@ def rms_norm(op: Op, ins: Shapes, outs: Shapes) -> str:
     return rule_text([dims, *(_tail(dims, 1) for _ in ins[1:])], [dims, _statistics(dims)])
 
 
-def backward_input(statistics: int) -> object:
+def backward_input(statistics: int) -> Builder:
     """The input gradient, from g, x, that many statistics, and the weight if there is one."""
 
     def build(op: Op, ins: Shapes, outs: Shapes) -> str:
@@ -48,7 +48,7 @@ def backward_input(statistics: int) -> object:
     return build
 
 
-def backward_weight(statistics: int) -> object:
+def backward_weight(statistics: int) -> Builder:
     """The weight gradient from g, x and the statistics: a sum over everything but the weight's own dims.
 
     A layer norm over more than the last dim gives ``"#shape"`` as its last argument.

@@ -10,92 +10,30 @@ from superscaler.ir.graph import Op
 from superscaler.ir.rules.build import broadcast_dims, input_of, linear_groups, names, positional, rule_text
 from superscaler.ir.rules.rule import Rule, Shape, Spec, parse_rule
 
-UNARY = [
-    "abs",
-    "acos",
-    "acosh",
-    "asin",
-    "asinh",
-    "atan",
-    "atanh",
-    "ceil",
-    "cos",
-    "cosh",
-    "digamma",
-    "erf",
-    "erfc",
-    "erfinv",
-    "exp",
-    "exp2",
-    "expm1",
-    "floor",
-    "frac",
-    "hardsigmoid",
-    "hardswish",
-    "isfinite",
-    "isinf",
-    "isnan",
-    "lgamma",
-    "log",
-    "log10",
-    "log1p",
-    "log2",
-    "logical_not",
-    "mish",
-    "reciprocal",
-    "relu",
-    "round",
-    "rsqrt",
-    "sgn",
-    "sigmoid",
-    "sign",
-    "signbit",
-    "silu",
-    "sin",
-    "sinh",
-    "sqrt",
-    "square",
-    "tan",
-    "tanh",
-    "trunc",
-    "bitwise_not",
-    "neg",
-    "gelu",
-    "elu",
-    "leaky_relu",
-    "softplus",
-    "hardtanh",
-    "clamp",
-    "clamp_min",
-    "clamp_max",
-    "logit",
-    "nan_to_num",
-    "threshold",
-    "log_sigmoid_forward",
-]
-COMPARISONS = ["eq", "ne", "lt", "le", "gt", "ge"]
-BITWISE = ["bitwise_and", "bitwise_or", "bitwise_xor"]
-BINARY = [
-    "atan2",
-    "fmax",
-    "fmin",
-    "maximum",
-    "minimum",
-    "logical_and",
-    "logical_or",
-    "logical_xor",
-    "hypot",
-    "logaddexp",
+# Functions of one tensor (further arguments are numbers), of none of which they are linear.
+UNARY = (
+    "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "bitwise_not", "ceil", "clamp", "clamp_max", "clamp_min",
+    "cos", "cosh", "digamma", "elu", "erf", "erfc", "erfinv", "exp", "exp2", "expm1", "floor", "frac", "gelu",
+    "hardsigmoid", "hardswish", "hardtanh", "isfinite", "isinf", "isnan", "leaky_relu", "lgamma", "log", "log10",
+    "log1p", "log2", "log_sigmoid_forward", "logical_not", "logit", "mish", "nan_to_num", "reciprocal", "relu", "round",
+    "rsqrt", "sgn", "sigmoid", "sign", "signbit", "silu", "sin", "sinh", "softplus", "sqrt", "square", "tan", "tanh",
+    "threshold", "trunc",
+)  # fmt: skip
+COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+BITWISE = ("bitwise_and", "bitwise_or", "bitwise_xor")
+BINARY = (
+    "atan2", "fmax", "fmin", "hypot", "logaddexp", "logical_and", "logical_or", "logical_xor", "maximum", "minimum",
     "prelu",
-]
+)  # fmt: skip
+# Gradients of functions of one tensor; the incoming gradient is the first argument, and each is linear in it.
+BACKWARD = (
+    "elu", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log_sigmoid", "logit", "mish", "sigmoid",
+    "silu", "softplus", "tanh", "threshold",
+)  # fmt: skip
 
 LINEAR: dict[str, tuple[tuple[int, ...], ...]] = {
-    "aten.add.Tensor": ((0, 1),),
-    "aten.sub.Tensor": ((0, 1),),
-    "aten.rsub.Tensor": ((0, 1),),
-    "aten.add.Scalar": ((0, 1),),
-    "aten.sub.Scalar": ((0, 1),),
-    "aten.rsub.Scalar": ((0, 1),),
+    **{f"aten.{name}.{form}": ((0, 1),) for name in ("add", "sub", "rsub") for form in ("Tensor", "Scalar")},
+    **{f"aten.{name}_backward.default": ((0,),) for name in BACKWARD},
     "aten.neg.default": ((0,),),
     "aten.mul.Tensor": ((0,), (1,)),
     "aten.mul.Scalar": ((0,),),
@@ -112,41 +50,21 @@ LINEAR: dict[str, tuple[tuple[int, ...], ...]] = {
     "superscaler.sleep": ((0,),),
     "superscaler.sleep_backward": ((0,),),
 }
-
-# gradient first: each is linear in it
-BACKWARD = [
-    "tanh",
-    "sigmoid",
-    "threshold",
-    "silu",
-    "gelu",
-    "softplus",
-    "elu",
-    "leaky_relu",
-    "hardtanh",
-    "hardswish",
-    "hardsigmoid",
-    "mish",
-    "log_sigmoid",
-    "logit",
-]
-LINEAR |= {f"aten.{name}_backward.default": ((0,),) for name in BACKWARD}
 NOT_LINEAR = (
-    *(f"aten.{name}.default" for name in UNARY if name != "neg"),
+    *(f"aten.{name}.default" for name in (*UNARY, *BINARY)),
     *(f"aten.{name}.{form}" for name in (*COMPARISONS, *BITWISE) for form in ("Tensor", "Scalar")),
-    *(f"aten.{name}.default" for name in BINARY),
     *(f"aten.pow.{form}" for form in ("Tensor_Scalar", "Tensor_Tensor", "Scalar")),
     *(f"aten.{name}.{form}" for name in ("remainder", "fmod") for form in ("Tensor", "Scalar")),
     *(f"aten.div.{form}" for form in ("Tensor_mode", "Scalar_mode")),
     "aten.bitwise_left_shift.Tensor_Scalar",
     "aten.bitwise_right_shift.Tensor_Scalar",
-    "aten.floor_divide.default",
-    "aten.xlogy.Tensor",
     "aten.clamp.Tensor",
-    "aten.clamp_min.Tensor",
     "aten.clamp_max.Tensor",
-    "aten.where.Scalar",
+    "aten.clamp_min.Tensor",
+    "aten.floor_divide.default",
     "aten.isin.Tensor_Scalar",
+    "aten.where.Scalar",
+    "aten.xlogy.Tensor",
 )
 _FLOATS = ("float64", "float32", "bfloat16", "float16")
 

@@ -6,7 +6,7 @@ from superscaler.errors import SplitError
 from superscaler.ir.graph import Op
 from superscaler.ir.rules.build import arg, broadcast_dims, dims_arg, input_of, joined, marked, names, rule_text
 from superscaler.ir.rules.factors import reshape_rule
-from superscaler.ir.rules.rule import Rule, Shape, Spec, parse_rule
+from superscaler.ir.rules.rule import Builder, Rule, Shape, Spec, parse_rule
 
 Shapes = tuple[Shape, ...]
 X = ((0,),)
@@ -136,7 +136,7 @@ def stack(op: Op, ins: Shapes, outs: Shapes) -> Rule:
     )
 
 
-def whole_dims(position: int) -> object:
+def whole_dims(position: int) -> Builder:
     """Same shape on both sides; the dims given as that argument (all, if none are) are whole."""
 
     def build(op: Op, ins: Shapes, outs: Shapes) -> str:

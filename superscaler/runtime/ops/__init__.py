@@ -3,9 +3,8 @@
 from superscaler.runtime.ops.call import DTYPES as DTYPES
 from superscaler.runtime.ops.call import bind as bind
 from superscaler.runtime.ops.call import execute as execute
-from superscaler.runtime.ops.call import render as render
 from superscaler.runtime.ops.creation import set_device as set_device
-from superscaler.runtime.ops.sleep import sleep as sleep
+from superscaler.runtime.ops.sleeping import sleep as sleep
 from superscaler.runtime.ops.table import INPLACE as INPLACE
 from superscaler.runtime.ops.table import OUT_FORMS as OUT_FORMS
 from superscaler.runtime.ops.table import function as function

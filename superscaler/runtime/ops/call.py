@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isfinite
 from typing import Any
 
 import torch
-from msgspec.structs import replace
 from torch import Tensor
 
 from superscaler.ir.graph import ITEMSIZE, Op
-from superscaler.ir.region import Region
 from superscaler.ir.rules.build import input_of
 from superscaler.ir.rules.part import Part
 from superscaler.ir.rules.rule import Rule
 from superscaler.runtime.ops.table import function
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ITEMSIZE}
-
-
-class _Source(str):
-    """Python source that stands for a value in a rendered call."""
-
-    __slots__ = ()
 
 
 def _placeholder(text: str, part: Part) -> Any:
@@ -65,40 +56,3 @@ def execute(op: Op, rule: Rule, inputs: Sequence[Tensor], part: Part) -> tuple[T
     found = function(op.target)(*args, **kwargs)
     outs = (found,) if isinstance(found, Tensor) else tuple(found)
     return outs[: len(rule.outs)]
-
-
-def render(op: Op, names: Sequence[str], part: Part, constants: dict[str, Any], *, seed: str = "seed") -> str:
-    """One part of ``op`` as Python source: a call of its function on the variables ``names``.
-
-    What source cannot spell (the function, dtypes, regions) is put into ``constants``, which are to be the globals of
-    the code; ``seed`` is the variable that holds (seed, step).
-    """
-    args, kwargs = bind(op.args, [_Source(name) for name in names], replace(part, seed=_Source(seed)))
-    given = [_spell(arg, constants) for arg in args]
-    given += [f"{name}={_spell(value, constants)}" for name, value in kwargs.items()]
-    return f"{_named(function(op.target), op.target.replace('.', '_'), constants)}({', '.join(given)})"
-
-
-def _named(value: Any, name: str, constants: dict[str, Any]) -> str:
-    """A global that holds ``value``: ``name``, or that with a number behind it."""
-    candidate, number = name, 1
-    while candidate in constants and constants[candidate] != value:
-        number += 1
-        candidate = f"{name}_{number}"
-    constants[candidate] = value
-    return candidate
-
-
-def _spell(value: Any, constants: dict[str, Any]) -> str:
-    if isinstance(value, _Source):
-        return str(value)
-    if isinstance(value, Region):
-        return _named(value, "region", constants)
-    if isinstance(value, list | tuple):
-        items = [_spell(item, constants) for item in value]
-        return f"[{', '.join(items)}]" if isinstance(value, list) else f"({''.join(i + ', ' for i in items)})"
-    if isinstance(value, torch.dtype):
-        return _named(value, str(value).removeprefix("torch."), constants)
-    if isinstance(value, float) and not isfinite(value):
-        return f"float('{value}')"
-    return repr(value)

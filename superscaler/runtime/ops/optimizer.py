@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_fused = torch.ops.aten._fused_adamw_
+
 
 def _wide(x: Tensor) -> Tensor:
     """Half precision is updated in float32."""
@@ -31,10 +33,12 @@ def adamw_(
         g = g * clip.to(g.dtype)
     count = step.float() if step.dtype != torch.float32 else step
     if p.dtype == g.dtype == m.dtype == v.dtype and p.dtype in (torch.float32, torch.float64):
-        torch._fused_adamw_(
-            [p], [g], [m], [v], [], [count], lr=lr.item() if lr.device.type == "cpu" else lr, beta1=beta1, beta2=beta2,
-            weight_decay=weight_decay, eps=eps, amsgrad=False, maximize=False,
-        )  # fmt: skip
+        given = ([p], [g], [m], [v], [], [count])
+        rates: dict[str, float] = {"beta1": beta1, "beta2": beta2, "weight_decay": weight_decay, "eps": eps}
+        if lr.is_cuda:
+            _fused.tensor_lr(*given, lr=lr, **rates, amsgrad=False, maximize=False)
+        else:
+            _fused.default(*given, lr=lr.item(), **rates, amsgrad=False, maximize=False)
         return p, m, v
     _adamw_by_hand(p, g, m, v, count.double(), lr.double(), beta1, beta2, eps, weight_decay)
     return p, m, v

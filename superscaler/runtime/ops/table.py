@@ -18,7 +18,7 @@ from superscaler.runtime.ops import (
     norm,
     optimizer,
     random,
-    sleep,
+    sleeping,
     views,
 )
 
@@ -29,9 +29,11 @@ def _cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return x.to(dtype)
 
 
-def add_n(*terms: torch.Tensor) -> torch.Tensor:
+def _add_n(*terms: torch.Tensor) -> torch.Tensor:
     """The sum of tensors of one shape, in order."""
-    total = terms[0] + terms[1] if len(terms) > 1 else terms[0].clone()
+    if len(terms) == 1:
+        return terms[0].clone()
+    total = terms[0] + terms[1]
     for term in terms[2:]:
         total += term
     return total
@@ -45,7 +47,7 @@ OURS: dict[str, Function] = {
     "slice_backward": views.slice_backward,
     "select_backward": views.select_backward,
     "cast": _cast,
-    "add_n": add_n,
+    "add_n": _add_n,
     "full": creation.full,
     "arange": creation.arange,
     "embedding": gather.embedding,
@@ -72,8 +74,8 @@ OURS: dict[str, Function] = {
     "adamw": optimizer.adamw,
     "sumsq": optimizer.sumsq,
     "clip_coefficient": optimizer.clip_coefficient,
-    "sleep": sleep.slept,
-    "sleep_backward": sleep.slept,
+    "sleep": sleeping.slept,
+    "sleep_backward": sleeping.slept,
 }
 
 # The same computation as the overload of the same name, through a binding that costs less per call.
