@@ -119,6 +119,12 @@ class Cluster(msgspec.Struct, frozen=True):
         """The link class between two devices."""
         return self.intra if a // self.per_node == b // self.per_node else self.inter
 
+    def take(self, devices: int, count: int) -> list[list[int]]:
+        """The first ``devices`` devices in ``count`` equal consecutive groups."""
+        if devices > self.size:
+            raise ClusterError(f"the plan needs {devices} devices, the cluster has {self.size}", hint="--devices")
+        return [list(range(i * devices // count, (i + 1) * devices // count)) for i in range(count)]
+
     def groups(self, count: int) -> list[list[int]]:
         """The devices in ``count`` equal consecutive groups."""
         if count < 1 or self.size % count:

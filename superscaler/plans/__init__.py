@@ -1,0 +1,87 @@
+"""The plans that come with superscaler, by name; each is a short file that a user could have written.
+
+A plan is a function of a :class:`Planner`. ``parse`` reads ``NAME:key=value,key=value``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from superscaler.errors import UsageError, did_you_mean
+from superscaler.plans.data_parallel import data_parallel
+from superscaler.plans.megatron import megatron
+from superscaler.plans.pipeline import pipeline
+from superscaler.plans.planner import Parts, Planner, PlanScript, Stage
+from superscaler.plans.recompute import recompute
+
+PLANS: dict[str, Callable[..., PlanScript]] = {
+    "data_parallel": data_parallel,
+    "megatron": megatron,
+    "pipeline": pipeline,
+    "recompute": recompute,
+}
+
+
+def single() -> PlanScript:
+    """The whole model on one device."""
+    return data_parallel(1)
+
+
+def parse(text: str, **given: Any) -> PlanScript:
+    """The plan that ``NAME:key=value,…`` names. ``given``: options stated elsewhere, which must agree.
+
+    Nested plans (``recompute``'s) are written with a plus: ``recompute:ops=all+megatron:tensor=2``. Raises
+    :class:`UsageError` for an unknown plan or key, with the nearest known one.
+    """
+    outer, _, inner = text.partition("+")
+    name, _, options = outer.partition(":")
+    if name not in PLANS:
+        raise UsageError(f"unknown plan {name!r}", hint=did_you_mean(name, PLANS))
+    signature = inspect.signature(PLANS[name]).parameters
+    values: dict[str, Any] = {}
+    for part in filter(None, options.split(",")):
+        key, eq, value = part.partition("=")
+        if not eq or key not in signature:
+            raise UsageError(f"plan {name!r} has no option {key!r}", hint=did_you_mean(key, signature))
+        values[key] = _convert(name, key, value, signature[key])
+    if inner:
+        values["plan"] = parse(inner, **given)
+        return PLANS[name](**values)
+    for key, value in given.items():
+        if value is None or key not in signature:
+            continue
+        if key in values and values[key] != value:
+            raise UsageError(f"--{key} {value} and {key}={values[key]} in --plan disagree", hint="state one of them")
+        values[key] = value
+    return PLANS[name](**values)
+
+
+def _convert(plan: str, key: str, value: str, parameter: inspect.Parameter) -> Any:
+    default = parameter.default
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "1": True, "false": False, "0": False}[value.lower()]
+        return int(value) if isinstance(default, int) else value
+    except (ValueError, KeyError):
+        raise UsageError(f"plan {plan!r}: {key}={value!r} is not {_kind(default)}") from None
+
+
+def _kind(default: object) -> str:
+    return "true or false" if isinstance(default, bool) else "a whole number"
+
+
+__all__ = [
+    "PLANS",
+    "Parts",
+    "PlanScript",
+    "Planner",
+    "Stage",
+    "data_parallel",
+    "megatron",
+    "parse",
+    "pipeline",
+    "recompute",
+    "single",
+]

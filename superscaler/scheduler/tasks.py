@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from superscaler.errors import PlanError, ScheduleError
 from superscaler.ir.cluster import Cluster
 from superscaler.ir.plan import Certificate
-from superscaler.ir.program import Collective, Recv, Send
+from superscaler.ir.program import Collective, Commit, Recv, Send
 from superscaler.ir.schedule import Schedule, Slot
-from superscaler.scheduler import constructive, published, solve  # noqa: F401  (published registers its schedules)
+from superscaler.scheduler import constructive
 from superscaler.scheduler.bounds import closed_form
 from superscaler.scheduler.cost import held_bytes, move_seconds, op_seconds, slowest
 from superscaler.scheduler.listing import list_schedule
+from superscaler.scheduler.solve import solve
 from superscaler.scheduler.problem import Job, Problem, makespan, topological_order
 from superscaler.transforms.lower import Body, Compute, Key, Lowered
 from superscaler.transforms.usage import reads, writes
@@ -45,7 +46,7 @@ def schedule(lowered: Lowered, cluster: Cluster, *, time_limit: float | None = N
     baseline_name = "1f1b" if name == "solve" else name
     starts = list_schedule(problem, _orders(tasks, baseline_name))
     if name == "solve":
-        table = solve.solve(problem, seed=lowered.tasks.seed, time_limit=time_limit, hint=starts)
+        table = solve(problem, seed=lowered.tasks.seed, time_limit=time_limit, hint=starts)
         found, starts = table.certificate, table.starts
         certificate = Certificate(
             found.status, found.makespan, found.bound, found.gap, makespan(problem, starts), baseline_name,
@@ -114,16 +115,20 @@ def _connect(tasks: _Tasks, first: dict[int, int], count: int) -> None:
     writers: dict[int, list[int]] = {}
     sends: dict[int, int] = {}
     bodies = [tasks.lowered.bodies[key] for key in tasks.keys]
+    readers: dict[int, list[int]] = {}
     for block, body in enumerate(bodies):
-        for value in _written(body):
+        for value in _read(body):
+            readers.setdefault(value, []).append(block)
+        for value in _written(body) - _committed(body):
             writers.setdefault(value, []).append(block)
         for step in body.steps:
             if isinstance(step, Send):
                 sends[step.comm] = block
     for block, body in enumerate(bodies):
-        before = {w for value in _read(body) for w in writers.get(value, ()) if w != block}
+        before = {w for value in _read(body) for w in _near(bodies, body, writers.get(value, []))}
+        before |= {reader for value in _committed(body) for reader in readers.get(value, ())}
         before |= {sends[s.comm] for s in body.steps if isinstance(s, Recv)}
-        for other in sorted(before):
+        for other in sorted(before - {block}):
             _edges(tasks, first, count, other, block)
 
 
@@ -148,6 +153,17 @@ def _read(body: Body) -> set[int]:
         else:
             found.update(v for v in reads(step) if v not in writes(step))
     return found
+
+
+def _near(bodies: list[Body], reader: Body, writers: list[int]) -> list[int]:
+    """Of the blocks that all write a value (a reduction over several meshes), the one on the reader's own mesh."""
+    own = [w for w in writers if bodies[w].key.mesh == reader.key.mesh]
+    return own or writers
+
+
+def _committed(body: Body) -> set[int]:
+    """State that the block gives its new content: after all that read the old."""
+    return {step.state for step in body.steps if isinstance(step, Commit)}
 
 
 def _written(body: Body) -> set[int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from superscaler.ir.graph import Graph
 from superscaler.ir.program import Call, Definition, Row, Step
 from superscaler.ir.rules.rule import Splits
@@ -17,12 +19,13 @@ class Definitions:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.all: list[Definition] = []
-        self._index: dict[Definition, int] = {}
+        self._index: dict[bytes, int] = {}
 
     def _intern(self, definition: Definition) -> int:
-        found = self._index.get(definition)
+        key = msgspec.json.encode(definition)
+        found = self._index.get(key)
         if found is None:
-            found = self._index[definition] = len(self.all)
+            found = self._index[key] = len(self.all)
             self.all.append(definition)
         return found
 

@@ -319,7 +319,8 @@ class Lowering:
         if not self.micro:
             return
         mine, wanted = have.layout.state(self.micro), layout.state(self.micro)
-        if have.over and mine != wanted:
+        sliced = mine is None and isinstance(wanted, Shard)
+        if have.over and mine != wanted and not sliced:
             raise self._refuse(have.tensor, reader)
         if not have.over and isinstance(wanted, Partial):
             raise self._refuse(have.tensor, reader)
@@ -349,7 +350,8 @@ class Lowering:
         number, origin = self._elsewhere(tensor, body)
         value = self.values[number]
         source = self.bodies.get(origin) or self.body(origin, value.over)
-        complete = self.reshard(number, value.layout.without(*value.layout.partial), source)
+        spatial = [a for a in value.layout.partial if self.space.axis(a).kind == "space"]
+        complete = self.reshard(number, value.layout.without(*spatial), source)
         value = self.values[complete]
         target = self._landing(value.layout, layout, body.key.mesh)
         path = route(self.space, tensor, self.graph.tensor[tensor].shape, value.layout, target)

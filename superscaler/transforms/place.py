@@ -32,12 +32,14 @@ class StageSpec:
 class Directives:
     """What a plan says, in the order in which it says it.
 
-    ``axes``: name -> ways (or explicit part sizes). ``anchors``: (axis, op, split). ``homes``: (axis, tensor, shard).
+    ``axes``: name -> ways (or explicit part sizes). ``anchors``: (axis, op, split), binding; ``wishes``: the same,
+    taken one by one where nothing else has decided by then. ``homes``: (axis, tensor, shard).
     """
 
     stages: list[StageSpec]
     axes: dict[str, Axis] = field(default_factory=dict)
     anchors: list[tuple[str, str, Split | None]] = field(default_factory=list)
+    wishes: list[tuple[str, str, Split]] = field(default_factory=list)
     homes: list[tuple[str, str, Shard]] = field(default_factory=list)
     microbatches: int = 1
     micro_homes: list[tuple[str, Shard]] = field(default_factory=list)
@@ -225,9 +227,13 @@ class _Placer:
         for name, op, split in self.said.anchors:
             if name == axis.name:
                 work.anchor(self.graph.op[op], split)
+        work.flow()
         for name, tensor, shard in self.said.homes:
             if name == axis.name:
                 work.home(tensor, shard)
+        for name, op, split in self.said.wishes:
+            if name == axis.name:
+                work.wish(self.graph.op[op], split)
 
     def _whole_batch(self, work: Propagation) -> set[str]:
         """Ops on which no parameter depends that reduce over the batch, with all that they read: the prologue."""

@@ -49,20 +49,34 @@ class Propagation:
         return rule_for(op, self.graph)
 
     def anchor(self, op: Op, split: Split | None) -> None:
-        """Fix how ``op`` is split (None: not at all) and let the facts flow. Raises :class:`SplitError`."""
+        """Fix how ``op`` is split (None: not at all); facts flow at the next :meth:`flow`.
+
+        Raises :class:`SplitError` if its rule does not allow that, or if it has been fixed otherwise.
+        """
         if op.name in self.decided:
-            return
+            if self.decided[op.name] == split:
+                return
+            raise SplitError(
+                f"{op.name} is split twice along axis {self.axis.name!r}",
+                f"as {self.decided[op.name] or 'whole'} and as {split or 'whole'}",
+            )
         if split is not None:
             check_splits(op, self.rule(op), ((self.axis.name, split),))
-            dim = self.rule(op).dims.get(split.dim)
-            if dim is not None and split.extent < self.axis.ways:
+            if split.extent < self.axis.ways:
                 raise SplitError(
                     f"{op.name}: dim {split.dim!r} of {split.extent} cannot be split {self.axis.ways} ways",
                     f"axis: {self.axis.name}",
                     hint="fewer ways, or another dim",
                 )
         self._decide(op, split)
-        self.flow()
+
+    def wish(self, op: Op, split: Split) -> None:
+        """Split ``op`` so if nothing has decided about it yet and its rule allows it."""
+        if op.name not in self.decided and self.eligible(op):
+            legal = self._legal(op, split)
+            if legal is not None:
+                self._decide(op, legal)
+                self.flow()
 
     def home(self, tensor: str, shard: Shard) -> None:
         """State that an input or a state tensor is split, and let the fact flow."""

@@ -1,0 +1,197 @@
+"""What users call: ``plan`` (decorator), ``compile``, ``check``, ``simulate``, ``launch``.
+
+torch is imported only where a model is at hand; ray only by ``launch``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from superscaler.errors import InfeasiblePlan, PlanError
+from superscaler.ir.check import check
+from superscaler.ir.cluster import GIB, Cluster
+from superscaler.ir.graph import Graph
+from superscaler.ir.layout import Axis, Mesh, Space
+from superscaler.ir.plan import Entry, Plan, StateTensor
+from superscaler.ir.task import TaskGraph
+from superscaler.plans import Planner, PlanScript, parse, single
+from superscaler.scheduler.tasks import schedule
+from superscaler.transforms.assemble import assemble
+from superscaler.transforms.lower import lower
+from superscaler.transforms.optimize import Optimizer, with_optimizer
+from superscaler.transforms.place import place
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Model = TypeVar("Model")
+Progress = Callable[[str], None]
+
+
+def plan(script: PlanScript | str) -> Callable[[Model], Model]:
+    """Decorate a module class with the plan that ``compile`` uses for it: a plan, a script, or ``"NAME:key=value"``."""
+
+    def decorate(model: Model) -> Model:
+        model.__superscaler_plan__ = script  # type: ignore[attr-defined]
+        return model
+
+    return decorate
+
+
+def compile(
+    model: nn.Module,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    cluster: Cluster,
+    plan: PlanScript | str | None = None,
+    loss: Callable[[Any], Any] | None = None,
+    optimizer: Optimizer | None = None,
+    seed: int = 0,
+    dtype: str = "f32",
+    evaluate: bool = True,
+    time_limit: float | None = None,
+    progress: Progress = lambda message: None,
+) -> Plan:
+    """Compile ``model`` on example inputs (the global batch) into a checked plan for ``cluster``.
+
+    ``plan`` overrides the decorator's. ``loss`` maps the model's output to the scalar loss (default: the output, or its
+    ``.loss``). ``optimizer``: its steps become part of the plan; without one, gradients are computed only. The model is
+    not changed. Raises :class:`TraceError`, :class:`PlanError`, :class:`InfeasiblePlan`.
+    """
+    from superscaler.trace import trace
+
+    started = time.monotonic()
+    script = _script(plan if plan is not None else getattr(type(model), "__superscaler_plan__", None))
+    progress("tracing")
+    traced = trace(model, tuple(args), dict(kwargs or {}), loss=loss, mode="train", dtype=dtype)
+    graphs = {"train": with_optimizer(traced.graph, optimizer)}
+    if evaluate:
+        progress("tracing for evaluation")
+        graphs["eval"] = trace(model, tuple(args), dict(kwargs or {}), loss=loss, mode="eval", dtype=dtype).graph
+    settings = {
+        "seed": seed,
+        "dtype": dtype,
+        "lr": optimizer.lr if optimizer is not None else 0.0,
+        "optimizer": msgspec.to_builtins(optimizer) if optimizer is not None else None,
+    }
+    return compile_graphs(
+        graphs,
+        cluster,
+        script,
+        model={
+            "name": type(model).__name__,
+            "aliases": {other: names[0] for names in traced.state.values() for other in names[1:]},
+        },
+        settings=settings,
+        seed=seed,
+        time_limit=time_limit,
+        progress=progress,
+        started=started,
+    )
+
+
+def compile_graphs(
+    graphs: Mapping[str, Graph],
+    cluster: Cluster,
+    script: PlanScript,
+    *,
+    model: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
+    seed: int = 0,
+    time_limit: float | None = None,
+    progress: Progress = lambda message: None,
+    started: float | None = None,
+) -> Plan:
+    """Compile already traced graphs (entry name -> Graph) with one plan script into a checked plan."""
+    entries: dict[str, Entry] = {}
+    placed: dict[str, TaskGraph] = {}
+    for name, graph in graphs.items():
+        progress(f"splitting and placing {name}")
+        planner = Planner(graph, cluster)
+        script(planner)
+        said = planner.directives()
+        said.seed = seed
+        if name != "train":
+            said.recompute = frozenset()
+            said.order, said.split_weight = "gpipe", False
+        tasks = _on_same_homes(place(graph, said), placed.get("train"))
+        placed[name] = tasks
+        lowered = lower(tasks)
+        progress(f"scheduling {name}")
+        entries[name] = assemble(lowered, schedule(lowered, cluster, time_limit=time_limit))
+    space = _union(tasks.space for tasks in placed.values())
+    state = _state(placed)
+    workers = 1 + max(d for m in space.meshes for d in m.devices)
+    plan = Plan(entries, space, state, cluster, workers, model or {}, settings or {"seed": seed})
+    _fits(plan)
+    progress("checking")
+    check(plan)
+    if started is not None:
+        plan.settings["compile_seconds"] = round(time.monotonic() - started, 3)
+    return plan
+
+
+def _script(given: PlanScript | str | None) -> PlanScript:
+    if given is None:
+        return single()
+    return parse(given) if isinstance(given, str) else given
+
+
+def _on_same_homes(tasks: TaskGraph, train: TaskGraph | None) -> TaskGraph:
+    """State lies where training keeps it, whatever the entry."""
+    if train is None:
+        return tasks
+    homes = {n: train.homes[n] if n in train.homes and _is_state(tasks, n) else h for n, h in tasks.homes.items()}
+    return msgspec.structs.replace(tasks, homes=homes)
+
+
+def _is_state(tasks: TaskGraph, name: str) -> bool:
+    return tasks.graph.tensor[name].kind != "input"
+
+
+def _union(spaces: Any) -> Space:
+    """One space for all entries: the same script makes the same axes and meshes."""
+    axes: dict[str, Axis] = {}
+    meshes: dict[str, Mesh] = {}
+    for space in spaces:
+        for axis in space.axes:
+            if axes.setdefault(axis.name, axis) != axis:
+                raise PlanError(f"axis {axis.name!r} differs between the entries of the plan")
+        for mesh in space.meshes:
+            if meshes.setdefault(mesh.name, mesh) != mesh:
+                raise PlanError(f"mesh {mesh.name!r} differs between the entries of the plan")
+    return Space(tuple(axes.values()), tuple(meshes.values()))
+
+
+def _state(placed: Mapping[str, TaskGraph]) -> tuple[StateTensor, ...]:
+    found: dict[str, StateTensor] = {}
+    for tasks in placed.values():
+        for tensor in tasks.graph.state():
+            init: str | float = "parameter" if tensor.kind == "parameter" else "buffer"
+            if tensor.kind in ("optimizer", "cache"):
+                init = 0.0
+            home = tasks.homes[tensor.name]
+            found.setdefault(
+                tensor.name, StateTensor(tensor.name, tensor.shape, tensor.dtype, tensor.kind, home, init)
+            )
+    return tuple(found.values())
+
+
+def _fits(plan: Plan) -> None:
+    """Raise :class:`InfeasiblePlan` where a worker needs more memory than its device has."""
+    for name, entry in plan.entries.items():
+        for program in entry.programs:
+            for worker in program.workers:
+                limit = plan.cluster.device(worker).memory
+                if program.peak > limit:
+                    raise InfeasiblePlan(
+                        f"no schedule fits worker {worker}'s {limit / GIB:.1f} GiB",
+                        f"peak {program.peak / GIB:.1f} GiB in entry {name!r}",
+                        f"limits in conflict: memory[{worker}], microbatches={entry.microbatches}",
+                        hint='recompute("all"), more micro-batches, or more devices',
+                    )

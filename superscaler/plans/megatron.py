@@ -1,0 +1,48 @@
+"""Megatron: tensor parallelism inside layers, a pipeline of stages, data parallelism around both.
+
+Shoeybi et al. 2019 (tensor), Narayanan et al. 2021 (pipeline), Korthikanti et al. 2022 (sequence).
+"""
+
+from superscaler.plans.planner import Planner, PlanScript
+
+
+def megatron(
+    data: int = 1,
+    tensor: int = 1,
+    pipeline: int = 1,
+    microbatches: int = 1,
+    sequence: bool = True,
+    schedule: str = "1f1b",
+) -> PlanScript:
+    """``data`` × ``tensor`` devices per stage, ``pipeline`` stages. ``sequence``: split the residual stream as well."""
+
+    def plan(p: Planner) -> None:
+        p.split_batch(data, axis="data")
+        p.microbatches(microbatches)
+        p.axis("tensor", tensor)
+        for stage, devices in zip(p.stages(pipeline), p.cluster.take(data * tensor * pipeline, pipeline), strict=True):
+            p.assign(stage, devices, axes=("data", "tensor"))
+        if tensor > 1:
+            tensor_parallel(p, tensor, sequence)
+        p.order(schedule)
+
+    return plan
+
+
+def tensor_parallel(p: Planner, ways: int, sequence: bool) -> None:
+    """Whole heads per device, then column-parallel linears; what follows a column becomes its row.
+
+    The vocabulary is split too: embedding and head. Each wish counts only where those before it decided nothing, so a
+    linear that reads what a column-parallel one wrote has been split along its contraction already.
+    """
+    for op in p.find(op="attention"):
+        p.prefer(op, "h", ways, axis="tensor")
+    for op in p.find(op="gather"):
+        if "v" in p.dims(op) and p.depends_on_input(op):
+            p.prefer(op, "v", ways, axis="tensor")
+    for op in p.find(op="matmul"):
+        p.prefer(op, "o", ways, axis="tensor")
+    if sequence:
+        for op in p.find():
+            if len(p.shape(op)) == 3 and p.shape(op)[0] == p.batch:
+                p.prefer_output(op, 1, ways, axis="tensor")

@@ -1,0 +1,394 @@
+"""The Planner: a graph with a cluster beside it, and the primitives that every plan is written in."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import prod
+
+from superscaler.errors import PlanError, SplitError, UsageError, did_you_mean
+from superscaler.ir.cluster import Cluster
+from superscaler.ir.graph import Graph, Op
+from superscaler.ir.layout import Axis, Shard
+from superscaler.ir.rules import rule_for
+from superscaler.ir.rules.rule import Split, dim_of
+from superscaler.scheduler.constructive import schedules
+from superscaler.scheduler.cost import operations
+from superscaler.scheduler.tasks import SPLITS_WEIGHT
+from superscaler.transforms.cut import cut
+from superscaler.transforms.place import MICRO, Directives, StageSpec
+
+PlanScript = Callable[["Planner"], None]
+VIEWS = ("view",)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Consecutive forward ops."""
+
+    planner: Planner
+    index: int
+    ops: tuple[Op, ...]
+
+    def find(self, glob: str = "*", *, op: str | None = None) -> list[Op]:
+        """The stage's ops whose module path matches, of a source function (``linear``), family or target.
+
+        Of a function that is several ops (a linear is a transposition, a product and a sum), the heaviest only.
+        """
+        found = [o for o in self.ops if fnmatch.fnmatchcase(o.module, glob)]
+        if op is None:
+            return [o for o in found if self.planner.family(o) not in VIEWS]
+        return self.planner.of_kind(found, op)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """An op split along one dim after another: as many parts as the product of the ways, in row-major order."""
+
+    op: Op
+    splits: tuple[tuple[str, int], ...]
+
+    def __len__(self) -> int:
+        return prod(ways for _, ways in self.splits)
+
+
+@dataclass
+class _Assigned:
+    devices: tuple[int, ...]
+    parts: list[Parts] = field(default_factory=list)
+    axes: tuple[str, ...] | None = None
+
+
+class Planner:
+    """What a plan script works with. Primitives record what they say; ``compile`` then places and checks it."""
+
+    def __init__(self, graph: Graph, cluster: Cluster) -> None:
+        self.graph = graph
+        self.cluster = cluster
+        self._forward = tuple(op for op in graph.ops if op.phase == "forward" and self._trained(op))
+        self._stages: list[Stage] = [Stage(self, 0, self._forward)]
+        self._axes: dict[str, Axis] = {}
+        self._anchors: list[tuple[str, str, Split | None]] = []
+        self._wishes: list[tuple[str, str, Split]] = []
+        self._batch: tuple[str, int] | None = None
+        self._microbatches = 1
+        self._assigned: dict[int, _Assigned] = {}
+        self._parts: list[tuple[Parts, tuple[int, ...]]] = []
+        self._recompute: set[str] = set()
+        self._order = "1f1b"
+
+    # --- looking ----------------------------------------------------------------------------------------------------
+
+    def _trained(self, op: Op) -> bool:
+        if not hasattr(self, "_tainted"):
+            self._tainted: set[str] = {t.name for t in self.graph.tensors if t.kind in ("parameter", "buffer", "cache")}
+            self._ops: set[str] = set()
+            for each in self.graph.ops:
+                if any(name in self._tainted for name in each.inputs):
+                    self._tainted.update(each.outputs)
+                    self._ops.add(each.name)
+        return op.name in self._ops
+
+    @property
+    def whole(self) -> Stage:
+        """The whole model as one stage."""
+        return Stage(self, 0, self._forward)
+
+    def family(self, op: Op) -> str:
+        """The family of an op's split rule."""
+        return rule_for(op, self.graph).family
+
+    def find(self, glob: str = "*", *, op: str | None = None) -> list[Op]:
+        """Forward ops of the whole model; see :meth:`Stage.find`."""
+        return self.whole.find(glob, op=op)
+
+    def dims(self, op: Op) -> tuple[str, ...]:
+        """The dims along which an op may be split."""
+        return tuple(n for n, d in rule_for(op, self.graph).dims.items() if not d.whole)
+
+    def shape(self, op: Op) -> tuple[int, ...]:
+        """The whole shape of an op's first result."""
+        return self.graph.tensor[op.outputs[0]].shape
+
+    def depends_on_input(self, op: Op) -> bool:
+        """Whether an op reads, directly or not, an input that has the batch."""
+        todo, seen = list(op.inputs), set[str]()
+        while todo:
+            name = todo.pop()
+            tensor = self.graph.tensor[name]
+            if tensor.kind == "input" and tensor.shape[:1] == (self.batch,):
+                return True
+            producer = self.graph.producer.get(name)
+            if producer is not None and producer.name not in seen:
+                seen.add(producer.name)
+                todo += producer.inputs
+        return False
+
+    def of_kind(self, ops: Iterable[Op], kind: str) -> list[Op]:
+        """Those of ``ops`` with this source function, family or target; of a function, its heaviest ops."""
+        found = [o for o in ops if kind in (o.function, self.family(o), o.target)]
+        heavy = [o for o in found if self.family(o) in ("matmul", "attention", "gather", "norm", "convolution")]
+        if found or kind in {o.function for o in self._forward} | {self.family(o) for o in self._forward}:
+            return heavy if heavy and kind not in ("view", "pointwise", "reduction") else found
+        known = {o.function for o in self._forward if o.function} | {self.family(o) for o in self._forward}
+        raise UsageError(f"no op of the model is a {kind!r}", hint=did_you_mean(kind, known))
+
+    # --- primitives -------------------------------------------------------------------------------------------------
+
+    def microbatches(self, count: int) -> None:
+        """Run the batch in ``count`` micro-batches, gradients accumulated; exactly the full batch's result."""
+        if count < 1:
+            raise PlanError(f"microbatches must be at least 1, not {count}")
+        self._microbatches = count
+
+    def stages(self, count: int) -> list[Stage]:
+        """Cut the forward ops into ``count`` consecutive stages of about equal cost."""
+        if count < 1:
+            raise PlanError(f"a pipeline needs at least one stage, not {count}")
+        runs = cut(self.graph, self._forward, count, self._cost)
+        self._stages = [Stage(self, i, tuple(run)) for i, run in enumerate(runs)]
+        return self._stages
+
+    def _cost(self, op: Op) -> float:
+        if op.target.startswith("superscaler.sleep"):
+            return 1e12
+        rule = rule_for(op, self.graph)
+        size = sum(self.graph.tensor[n].bytes for n in (*op.inputs, *op.outputs))
+        return operations(op, rule) + (0.0 if rule.family == "view" else 4.0 * size)
+
+    def split(self, op: Op | Parts, dim: str, ways: int, *, axis: str | None = None) -> Parts:
+        """``op`` -> ``ways`` parts along its dim. Of an op that is split already: each part again.
+
+        ``axis``: a named mesh axis to split along; else one is made when the parts are assigned. Raises
+        :class:`SplitError` naming the op's dims if it has no such dim, or if that must stay whole.
+        """
+        parts = op if isinstance(op, Parts) else Parts(op, ())
+        found = rule_for(parts.op, self.graph).dims.get(dim)
+        if found is None or found.whole:
+            names = ", ".join(n for n, d in rule_for(parts.op, self.graph).dims.items() if not d.whole) or "none"
+            why = "has no dim" if found is None else "must not be split along"
+            raise SplitError(f"{parts.op.name} ({parts.op.function or parts.op.target}) {why} {dim!r}",
+                             f"at {parts.op.source or 'unknown line'}", hint=f"its dims are: {names}")  # fmt: skip
+        if ways < 1 or found.size < ways:
+            raise SplitError(f"{parts.op.name}: dim {dim!r} of {found.size} cannot be split {ways} ways")
+        if axis is not None:
+            self.axis(axis, ways)
+            self._anchors.append((axis, parts.op.name, self._digit(parts.op, dim, ways)))
+        return Parts(parts.op, (*parts.splits, (dim, ways)))
+
+    def prefer(self, op: Op, dim: str, ways: int, *, axis: str) -> None:
+        """Split ``op`` so if nothing said before has decided about it, and if its rule allows it."""
+        found = rule_for(op, self.graph).dims.get(dim)
+        if found is not None and not found.whole and found.size >= ways:
+            self.axis(axis, ways)
+            self._wishes.append((axis, op.name, self._digit(op, dim, ways)))
+
+    def prefer_output(self, op: Op, index: int, ways: int, *, axis: str) -> None:
+        """Split ``op`` along dim ``index`` of its result if nothing said before has decided about it."""
+        shape = self.graph.tensor[op.outputs[0]].shape
+        if len(shape) <= index or shape[index] < ways:
+            return
+        extent, inner = _digit_of(shape[index], ways)
+        split = dim_of(rule_for(op, self.graph), Shard(index, extent, inner), output=True, index=0)
+        if split is not None:
+            self.axis(axis, ways)
+            self._wishes.append((axis, op.name, split))
+
+    def replicate(self, op: Op, *, axis: str) -> None:
+        """Have each device of ``axis`` compute ``op`` whole."""
+        self._anchors.append((axis, op.name, None))
+
+    def split_batch(self, ways: int, *, axis: str = "data") -> None:
+        """Split the batch ``ways`` ways: the first dim of every input that has it."""
+        self.axis(axis, ways)
+        self._batch = (axis, ways)
+
+    def axis(self, name: str, ways: int) -> str:
+        """Declare a mesh axis; declaring it again with other ways is an error."""
+        if ways < 1:
+            raise PlanError(f"axis {name!r} must have at least one way, not {ways}")
+        if name in self._axes and self._axes[name].ways != ways:
+            raise PlanError(f"axis {name!r} has {self._axes[name].ways} ways, not {ways}")
+        self._axes.setdefault(name, Axis(name, ways, "space"))
+        return name
+
+    def assign(
+        self, what: Stage | Parts | Sequence[Parts], devices: Sequence[int], *, axes: Sequence[str] = ()
+    ) -> None:
+        """Put a stage on devices (row-major over ``axes``), or zip the parts of an op with devices."""
+        listed = tuple(devices)
+        self._known(listed)
+        if isinstance(what, Stage):
+            self._assigned[what.index] = _Assigned(listed, axes=tuple(axes))
+            return
+        for parts in [what] if isinstance(what, Parts) else what:
+            if len(parts) != len(listed):
+                raise PlanError(
+                    f"{parts.op.name} has {len(parts)} parts for {len(listed)} devices",
+                    hint="assign zips parts and devices: give as many of each",
+                )
+            self._parts.append((parts, listed))
+
+    def _known(self, devices: tuple[int, ...]) -> None:
+        if len(set(devices)) != len(devices):
+            raise PlanError(f"a device is given twice: {list(devices)}")
+        for device in devices:
+            if not 0 <= device < self.cluster.size:
+                raise PlanError(
+                    f"device {device} is not in the cluster of {self.cluster.size}", hint="--devices, or a smaller plan"
+                )
+
+    def recompute(self, ops: Iterable[Op] | str) -> None:
+        """Do not keep the results of these forward ops: the backward runs them again. "all", or a module glob."""
+        if isinstance(ops, str):
+            ops = self._inner_ops() if ops == "all" else self.find(ops)
+        self._recompute.update(op.name for op in ops)
+
+    def _inner_ops(self) -> list[Op]:
+        """All forward ops but those whose result is all that passes from one layer to the next."""
+        kept = {run[-1].name for run in _layers(self._forward)}
+        return [op for op in self._forward if op.name not in kept]
+
+    def order(self, name: str) -> None:
+        """The schedule of the stages: "solve", or a named one."""
+        if name != "solve" and name not in schedules():
+            raise UsageError(f"no schedule is called {name!r}", hint=did_you_mean(name, [*schedules(), "solve"]))
+        self._order = name
+
+    # --- what was said ----------------------------------------------------------------------------------------------
+
+    def directives(self) -> Directives:
+        """What the plan said, in the form that placing takes. Raises :class:`PlanError` for what does not add up."""
+        said = Directives([], microbatches=self._microbatches, order=self._order)
+        said.recompute = frozenset(self._recompute)
+        said.split_weight = self._order in SPLITS_WEIGHT
+        self._factor()
+        for stage in self._stages:
+            said.stages.append(self._stage_spec(stage))
+        said.axes = dict(self._axes)
+        said.anchors, said.wishes = self._anchors, self._wishes
+        self._batch_homes(said)
+        return said
+
+    def _stage_spec(self, stage: Stage) -> StageSpec:
+        found = self._assigned.get(stage.index)
+        if found is None:
+            used = {d for a in self._assigned.values() for d in a.devices}
+            left = [d for d in range(self.cluster.size) if d not in used]
+            if not left:
+                raise PlanError(f"stage {stage.index} has no device", hint="p.assign(stage, devices)")
+            found = _Assigned((left[0],))
+            self._assigned[stage.index] = found
+        return StageSpec(frozenset(op.name for op in stage.ops), found.devices, found.axes or ())
+
+    def _factor(self) -> None:
+        """Axes for parts that were assigned without naming any: a chain of factors that all of them refine to."""
+        lists: dict[tuple[int, ...], list[Parts]] = {}
+        for parts, devices in self._parts:
+            lists.setdefault(devices, []).append(parts)
+        owner = {op.name: stage for stage in self._stages for op in stage.ops}
+        for devices, found in lists.items():
+            marks = sorted({1, len(devices)} | {m for parts in found for m in _marks(parts)})
+            for a, b in pairwise(marks):
+                if b % a:
+                    raise SplitError(f"ops on {len(devices)} devices are split {a} and {b} ways, which do not nest")
+            names = [self.axis(f"x{a}_{b // a}", b // a) for a, b in pairwise(marks)]
+            for parts in found:
+                self._anchor_parts(parts, marks, names)
+                self._own(owner[parts.op.name], devices, names)
+
+    def _own(self, stage: Stage, devices: tuple[int, ...], names: list[str]) -> None:
+        had = self._assigned.get(stage.index)
+        if had is not None and had.axes and (had.devices != devices or had.axes != tuple(names)):
+            raise PlanError(
+                f"ops of stage {stage.index} are assigned to {list(had.devices)} and to {list(devices)}",
+                hint="cut the model into more stages: the ops of one stage share its devices",
+            )
+        self._assigned[stage.index] = _Assigned(devices, axes=tuple(names))
+
+    def _anchor_parts(self, parts: Parts, marks: list[int], names: list[str]) -> None:
+        before = 1
+        pieces: dict[str, list[tuple[str, int]]] = {}
+        for dim, ways in parts.splits:
+            for mark, after, name in zip(marks, marks[1:], names, strict=False):
+                if before <= mark and after <= before * ways:
+                    pieces.setdefault(dim, []).append((name, after // mark))
+            before *= ways
+        for dim, found in pieces.items():
+            done = 1
+            for name, ways in found:
+                whole = len(found) > 1 and dim in rule_for(parts.op, self.graph).contiguous
+                size = rule_for(parts.op, self.graph).dims[dim].size
+                split = Split(dim, size, 1) if whole else self._digit(parts.op, dim, ways, done)
+                self._anchors.append((name, parts.op.name, split))
+                done *= ways
+
+    def _digit(self, op: Op, dim: str, ways: int, done: int = 1) -> Split:
+        return Split(dim, *_digit_of(rule_for(op, self.graph).dims[dim].size, ways, done))
+
+    def _batch_homes(self, said: Directives) -> None:
+        batch = self.batch
+        for name in self.graph.inputs:
+            tensor = self.graph.tensor[name]
+            if not tensor.shape or tensor.shape[0] != batch:
+                continue
+            ways = 1
+            if self._batch is not None and self._batch[1] > 1:
+                axis, ways = self._batch
+                said.homes.append((axis, name, Shard(0, *_digit_of(batch, ways))))
+            if said.microbatches > 1:
+                said.micro_homes.append((name, Shard(0, *_digit_of(batch, said.microbatches, ways))))
+        total = said.microbatches * (self._batch[1] if self._batch else 1)
+        if total > batch:
+            raise PlanError(
+                f"a batch of {batch} cannot be split into {total} parts ({said.microbatches} micro-batches"
+                + (f" × {self._batch[1]} ways)" if self._batch else ")"),
+                hint="a larger batch, or fewer micro-batches",
+            )
+
+    @property
+    def batch(self) -> int:
+        """The size of the batch: the first dim of the first input that has any."""
+        for name in self.graph.inputs:
+            if self.graph.tensor[name].shape:
+                return self.graph.tensor[name].shape[0]
+        return 1
+
+
+def _marks(parts: Parts) -> list[int]:
+    marks, product = [1], 1
+    for _, ways in parts.splits:
+        product *= ways
+        marks.append(product)
+    return marks
+
+
+def _digit_of(size: int, ways: int, done: int = 1) -> tuple[int, int]:
+    """The digit (extent, inner) by which a dim of ``size``, split ``done`` ways already, is split ``ways`` further.
+
+    Even splits get a digit of their own, so that several nest in any order; uneven ones share the finest.
+    """
+    if size % (ways * done) == 0:
+        return ways, size // (ways * done)
+    if size % done == 0:
+        return size // done, 1
+    return size, 1
+
+
+def _layers(ops: Sequence[Op]) -> list[list[Op]]:
+    """Runs of ops of the same layer: of the same module path up to its first number."""
+    runs: list[tuple[str, list[Op]]] = []
+    for op in ops:
+        parts = op.module.split(".")
+        numbered = next((i for i, p in enumerate(parts) if p.isdigit()), None)
+        key = ".".join(parts[: numbered + 1]) if numbered is not None else parts[0]
+        if runs and runs[-1][0] == key:
+            runs[-1][1].append(op)
+        else:
+            runs.append((key, [op]))
+    return [run for _, run in runs]
+
+
+__all__ = ["MICRO", "Parts", "PlanScript", "Planner", "Stage"]

@@ -1,0 +1,77 @@
+"""Cutting the forward ops into stages of equal cost where little crosses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from superscaler.errors import PlanError
+from superscaler.ir.graph import Graph, Op
+
+
+def cut(graph: Graph, ops: Sequence[Op], count: int, cost: Callable[[Op], float]) -> list[list[Op]]:
+    """``ops`` (in order) in ``count`` consecutive runs, the costliest as cheap as possible.
+
+    Cuts are made only where the bytes that cross are at a local minimum: between layers, not inside them. Raises
+    :class:`PlanError` if there are fewer such places than cuts.
+    """
+    if count == 1:
+        return [list(ops)]
+    crossing = crossing_bytes(graph, ops)
+    places = [
+        i
+        for i in range(1, len(ops))
+        if crossing[i] <= crossing[i - 1] and crossing[i] <= crossing[min(i + 1, len(ops) - 1)]
+    ]
+    places = _distinct(places, crossing, ops)
+    if len(places) < count - 1:
+        raise PlanError(
+            f"the model cannot be cut into {count} stages: it has {len(places)} places to cut",
+            hint=f"at most {len(places) + 1} stages",
+        )
+    prefix = [0.0]
+    for op in ops:
+        prefix.append(prefix[-1] + cost(op))
+    edges = [0, *_best(places, prefix, count), len(ops)]
+    return [list(ops[a:b]) for a, b in pairwise(edges)]
+
+
+def crossing_bytes(graph: Graph, ops: Sequence[Op]) -> list[int]:
+    """For each position, the bytes made before it by ``ops`` and read at or after it by them."""
+    position = {op.name: i for i, op in enumerate(ops)}
+    change = [0] * (len(ops) + 2)
+    for i, op in enumerate(ops):
+        for name in op.outputs:
+            readers = [position[c.name] for c in graph.consumers[name] if c.name in position]
+            if readers and max(readers) > i:
+                change[i + 1] += graph.tensor[name].bytes
+                change[max(readers) + 1] -= graph.tensor[name].bytes
+    total, crossing = 0, list[int]()
+    for delta in change[: len(ops) + 1]:
+        total += delta
+        crossing.append(total)
+    return crossing
+
+
+def _distinct(places: list[int], crossing: list[int], ops: Sequence[Op]) -> list[int]:
+    """Of a run of equal places (views move nothing) only the first; and only the narrower half of the rest."""
+    kept = [i for k, i in enumerate(places) if not (k and places[k - 1] == i - 1 and crossing[i] == crossing[i - 1])]
+    if not kept:
+        return []
+    usual = sorted(crossing[i] for i in kept)[len(kept) // 2]
+    return [i for i in kept if crossing[i] <= usual]
+
+
+def _best(places: list[int], prefix: list[float], count: int) -> list[int]:
+    """The ``count - 1`` places that make the costliest run cheapest (dynamic programming)."""
+    best: list[tuple[float, list[int]]] = [(prefix[i], [i]) for i in places]
+    for _ in range(count - 2):
+        longer: list[tuple[float, list[int]]] = []
+        for k, i in enumerate(places):
+            found = [(max(c, prefix[i] - prefix[p[-1]]), p) for c, p in best[:k] if p]
+            least = min(found, key=lambda e: e[0], default=(float("inf"), list[int]()))
+            longer.append((least[0], [*least[1], i] if least[1] else []))
+        best = longer
+    total = prefix[-1]
+    final = [(max(c, total - prefix[p[-1]]), p) for c, p in best if p]
+    return min(final, key=lambda e: e[0])[1]
