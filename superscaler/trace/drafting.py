@@ -14,7 +14,8 @@ from torch._ops import OpOverload
 
 from superscaler.errors import TraceError
 from superscaler.ir.graph import Kind
-from superscaler.trace.draft import Builder, DraftOp, Like, Value, dtype_name
+from superscaler.trace.constants import as_op
+from superscaler.trace.draft import Builder, DraftOp, Like, Origin, Value, dtype_name
 from superscaler.trace.lowering import Call, Result, lower
 from superscaler.trace.provenance import Provenance, strip_root
 from superscaler.trace.source import line_of_node, shown
@@ -29,6 +30,7 @@ class Draft:
     outputs: dict[str, Value] = field(default_factory=dict[str, Value])
     gradients: dict[str, Value] = field(default_factory=dict[str, Value])
     updates: dict[str, Value] = field(default_factory=dict[str, Value])
+    constants: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
     by_seq: dict[int, list[DraftOp]] = field(default_factory=dict[int, list[DraftOp]])
 
     def roots(self) -> list[Value]:
@@ -44,6 +46,7 @@ class Names:
     outputs: Sequence[str]
     state: Mapping[str, str]
     parameters: frozenset[str]
+    constants: Mapping[str, torch.Tensor]
 
 
 class Drafter:
@@ -66,7 +69,7 @@ class Drafter:
             elif node.op == "output":
                 self._output(node)
             else:
-                raise _refused(node, f"it has a node of kind {node.op}")
+                self._values[node] = self._constant(node)
         return self.draft
 
     def _placeholder(self, node: fx.Node) -> Any:
@@ -76,18 +79,40 @@ class Drafter:
             self.draft.builder.origin = self._provenance.origin(node)
             return self.draft.builder.full(shape, 1.0, dtype)
         if isinstance(place, desc.PlainAOTInput):
-            return self._new(node, self.names.inputs[place.idx], "input")
+            return self._new(self.names.inputs[place.idx], _like(node, node.meta["val"]), "input")
         if isinstance(place, desc.ParamAOTInput | desc.BufferAOTInput):
-            name = self.names.state[strip_root(place.target)]
-            return self._new(node, name, "parameter" if name in self.names.parameters else "buffer")
+            return self._state(node, strip_root(place.target))
         raise _refused(node, f"it has an input that is neither tensor nor state: {place}")
 
-    def _new(self, node: fx.Node, name: str, kind: Kind) -> Value:
+    def _state(self, node: fx.Node, place: str) -> Value:
+        lifted = self.names.constants.get(place)
+        if lifted is not None:
+            self.draft.builder.origin = Origin()
+            return as_op(self.draft.builder, lifted) or self._held(node, lifted, place)
+        name = self.names.state[place]
+        kind: Kind = "parameter" if name in self.names.parameters else "buffer"
+        return self._new(name, _like(node, node.meta["val"]), kind)
+
+    def _new(self, name: str, like: Like, kind: Kind) -> Value:
         if name not in self._given:
-            value = Value(*_like(node, node.meta["val"]), name=name, state=kind in ("parameter", "buffer"))
+            value = Value(*like, name=name, state=kind in ("parameter", "buffer"))
             self._given[name] = value
             self.draft.given.append((value, kind))
         return self._given[name]
+
+    def _constant(self, node: fx.Node) -> Value:
+        """A tensor that the model's code holds (a ``get_attr`` node)."""
+        holder: Any = node.graph.owning_module
+        for part in str(node.target).split("."):
+            holder = getattr(holder, part)
+        if not isinstance(holder, torch.Tensor):
+            raise _refused(node, "it calls a function that torch traces as a graph of its own")
+        self.draft.builder.origin = Origin()
+        return as_op(self.draft.builder, holder) or self._held(node, holder, f"constants.{len(self.draft.constants)}")
+
+    def _held(self, node: fx.Node, tensor: torch.Tensor, name: str) -> Value:
+        self.draft.constants[name] = tensor.detach()
+        return self._new(name, (tuple(tensor.shape), dtype_name(tensor.dtype)), "buffer")
 
     def _call(self, node: fx.Node) -> Any:
         if node.target is operator.getitem:

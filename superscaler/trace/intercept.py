@@ -12,7 +12,7 @@ from torch.fx.traceback import annotate
 from torch.overrides import TorchFunctionMode
 
 from superscaler.errors import TraceError
-from superscaler.trace import library, losses, randomness
+from superscaler.trace import library, losses, pooling, randomness
 from superscaler.trace.attention import attention
 from superscaler.trace.promote import promoted_call
 from superscaler.trace.source import LINE, current_line, shown
@@ -37,6 +37,7 @@ class Intercept(TorchFunctionMode):
             **dict.fromkeys((F.dropout, torch.dropout), self._dropout),
             **dict.fromkeys((F.dropout1d, F.dropout2d, F.dropout3d, torch.feature_dropout), self._feature_dropout),
             **{f: self._random(build) for f, build in randomness.BUILDERS.items()},
+            **pooling.HANDLERS,
             **dict.fromkeys(randomness.REFUSED, _refuse_random),
         }
 

@@ -80,11 +80,10 @@ def trace(
     tensors = [fake_like(tensor, fake, kind) for tensor in inputs.tensors.values()]
     state = _shared_names(copied)
     graph, found = capture(entry, tensors, fake, promote=dtype == "f64", position_ids="position_ids" in inputs.tensors)
-    constants = _constants(found, state)
-    names = Names(
-        list(inputs.tensors), entry.results.names, _first_names(state, constants), frozenset(_parameters(copied))
-    )
-    traced = Traced(finish(Drafter(names).walk(graph)), state, constants)
+    held = {name: value for name, value in found.items() if name not in state}
+    names = Names(list(inputs.tensors), entry.results.names, _first_names(state), frozenset(_parameters(copied)), held)
+    draft = Drafter(names).walk(graph)
+    traced = Traced(finish(draft), state, draft.constants)
     if mode == "train" and not traced.graph.gradients:
         raise TraceError(
             "the loss depends on no parameter that requires a gradient",
@@ -116,9 +115,5 @@ def _parameters(model: nn.Module) -> list[str]:
     return [name for name, _ in model.named_parameters()]
 
 
-def _constants(found: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {name: value for name, value in found.items() if isinstance(value, Tensor) and name not in state}
-
-
-def _first_names(state: Mapping[str, tuple[str, ...]], constants: Mapping[str, Tensor]) -> dict[str, str]:
-    return {name: first for first, names in state.items() for name in names} | {name: name for name in constants}
+def _first_names(state: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    return {name: first for first, names in state.items() for name in names}

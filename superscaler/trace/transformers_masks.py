@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from superscaler.errors import TraceError
+from superscaler.trace import transformers_experts
 from superscaler.trace.source import current_line, shown
 
 NAME = "superscaler"
@@ -33,6 +34,8 @@ def prepare(model: nn.Module) -> None:
             continue
         if config._attn_implementation_internal not in (None, "eager"):
             config._attn_implementation_internal = NAME
+        if getattr(config, "_experts_implementation_internal", None) is not None:
+            config._experts_implementation_internal = NAME
         if getattr(config, "use_cache", False):
             config.use_cache = False
 
@@ -47,6 +50,7 @@ def installed(*, position_ids: bool) -> Generator[None]:
     modeling: Any = importlib.import_module("transformers.modeling_utils")
     modeling.AttentionInterface.register(NAME, _attention)
     masking.AttentionMaskInterface.register(NAME, _mask)
+    transformers_experts.register(NAME)
     search = masking.find_packed_sequence_indices
     masking.find_packed_sequence_indices = _refuse_packed if position_ids else lambda position_ids: None
     try:

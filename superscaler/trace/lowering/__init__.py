@@ -6,11 +6,23 @@ An op in no table becomes the op of the same name with the same arguments.
 from __future__ import annotations
 
 from superscaler.trace.draft import Builder
-from superscaler.trace.lowering import attention, creation, gather, loss, matmul, norm, pointwise, reduction, shapes
+from superscaler.trace.lowering import (
+    attention,
+    convolution,
+    creation,
+    gather,
+    loss,
+    matmul,
+    norm,
+    pointwise,
+    reduction,
+    shapes,
+)
 from superscaler.trace.lowering.call import Call, Lowering, Result
 
 LOWERINGS: dict[str, Lowering] = {
     **attention.LOWERINGS,
+    **convolution.LOWERINGS,
     **creation.LOWERINGS,
     **gather.LOWERINGS,
     **loss.LOWERINGS,

@@ -36,7 +36,8 @@ LOWERINGS: dict[str, Lowering] = {
         )
         for name in names
     },
-    "aten.empty.memory_format": _filled(0.0),
+    **dict.fromkeys(("aten.empty.memory_format", "aten.empty_strided.default"), _filled(0.0)),
+    "aten.new_empty_strided.default": _filled(0.0),
     "aten.full.default": _full,
     "aten.full_like.default": _full,
     "aten.new_full.default": _full,

@@ -97,9 +97,14 @@ def _where(b: Builder, c: Call) -> Result:
     return b.op(c.target, [condition, x, y], c.out)
 
 
+def _copy(b: Builder, c: Call) -> Result:
+    return expand(b, cast(b, c["src"], c.out[1]), c.out[0])
+
+
 LOWERINGS: dict[str, Lowering] = {
     **{f"aten.{name}.{form}": _arithmetic(name) for name in _FOLD for form in ("Tensor", "Scalar")},
     "aten._to_copy.default": _to_copy,
+    "aten.copy.default": _copy,
     "aten.neg.default": _neg,
     "aten.where.self": _where,
     "prims.convert_element_type.default": _convert_element_type,

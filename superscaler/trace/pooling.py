@@ -1,0 +1,60 @@
+"""Pooling over windows that do not overlap is a reshape and a mean: every dim of it splits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Pool = Callable[..., Tensor]
+
+
+def _each(value: Any, rank: int) -> list[int | None]:
+    return list(value) if isinstance(value, Sequence) else [value] * rank
+
+
+def _windows(x: Tensor, counts: Sequence[int]) -> Tensor:
+    """The mean over equal windows, ``counts`` of them along the last dims."""
+    lead = x.shape[: x.ndim - len(counts)]
+    sizes = x.shape[x.ndim - len(counts) :]
+    pairs = [n for size, count in zip(sizes, counts, strict=True) for n in (count, size // count)]
+    inner = [len(lead) + 1 + 2 * i for i in range(len(counts))]
+    return x.reshape(*lead, *pairs).mean(inner)
+
+
+def _adaptive(rank: int, plain: Pool) -> Pool:
+    def pool(input: Tensor, output_size: Any) -> Tensor:
+        sizes = input.shape[input.ndim - rank :]
+        counts = [size if n is None else n for n, size in zip(_each(output_size, rank), sizes, strict=True)]
+        if all(n and size % n == 0 for n, size in zip(counts, sizes, strict=True)):
+            return _windows(input, counts)
+        return plain(input, output_size)
+
+    return pool
+
+
+def _average(rank: int, plain: Pool) -> Pool:
+    def pool(
+        input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        kernel, sizes = _each(kernel_size, rank), input.shape[input.ndim - rank :]
+        apart = stride is None or _each(stride, rank) == kernel
+        padded = any(_each(padding, rank)) or kwargs.get("divisor_override") or len(args) > 2
+        if apart and not padded and all(k and size % k == 0 for k, size in zip(kernel, sizes, strict=True)):
+            return _windows(input, [size // k for k, size in zip(kernel, sizes, strict=True) if k])
+        return plain(input, kernel_size, stride, padding, *args, **kwargs)
+
+    return pool
+
+
+HANDLERS: dict[Any, Pool] = {
+    **{f: _adaptive(1, f) for f in (F.adaptive_avg_pool1d, torch.adaptive_avg_pool1d)},
+    F.adaptive_avg_pool2d: _adaptive(2, F.adaptive_avg_pool2d),
+    F.adaptive_avg_pool3d: _adaptive(3, F.adaptive_avg_pool3d),
+    F.avg_pool1d: _average(1, F.avg_pool1d),
+    F.avg_pool2d: _average(2, F.avg_pool2d),
+    F.avg_pool3d: _average(3, F.avg_pool3d),
+}
