@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
@@ -20,7 +20,7 @@ from superscaler.ir.plan import Entry, Plan, StateTensor
 from superscaler.ir.task import TaskGraph
 from superscaler.plans import Planner, PlanScript, parse, single
 from superscaler.scheduler.tasks import schedule
-from superscaler.transforms.assemble import assemble
+from superscaler.transforms.assemble import assemble, with_state
 from superscaler.transforms.lower import lower
 from superscaler.transforms.optimize import Optimizer, with_optimizer
 from superscaler.transforms.place import place
@@ -52,7 +52,7 @@ def compile(
     loss: Callable[[Any], Any] | None = None,
     optimizer: Optimizer | None = None,
     seed: int = 0,
-    dtype: str = "f32",
+    dtype: Literal["f32", "f64", "bf16"] = "f32",
     evaluate: bool = True,
     time_limit: float | None = None,
     progress: Progress = lambda message: None,
@@ -126,6 +126,7 @@ def compile_graphs(
         entries[name] = assemble(lowered, schedule(lowered, cluster, time_limit=time_limit))
     space = _union(tasks.space for tasks in placed.values())
     state = _state(placed)
+    entries = {name: with_state(entry, state, space) for name, entry in entries.items()}
     workers = 1 + max(d for m in space.meshes for d in m.devices)
     plan = Plan(entries, space, state, cluster, workers, model or {}, settings or {"seed": seed})
     _fits(plan)
@@ -176,9 +177,7 @@ def _state(placed: Mapping[str, TaskGraph]) -> tuple[StateTensor, ...]:
             if tensor.kind in ("optimizer", "cache"):
                 init = 0.0
             home = tasks.homes[tensor.name]
-            found.setdefault(
-                tensor.name, StateTensor(tensor.name, tensor.shape, tensor.dtype, tensor.kind, home, init)
-            )
+            found.setdefault(tensor.name, StateTensor(tensor.name, tensor.shape, tensor.dtype, tensor.kind, home, init))
     return tuple(found.values())
 
 

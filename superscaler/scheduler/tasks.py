@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from superscaler.errors import PlanError, ScheduleError
 from superscaler.ir.cluster import Cluster
@@ -13,8 +13,8 @@ from superscaler.scheduler import constructive
 from superscaler.scheduler.bounds import closed_form
 from superscaler.scheduler.cost import held_bytes, move_seconds, op_seconds, slowest
 from superscaler.scheduler.listing import list_schedule
-from superscaler.scheduler.solve import solve
 from superscaler.scheduler.problem import Job, Problem, makespan, topological_order
+from superscaler.scheduler.solve import solve
 from superscaler.transforms.lower import Body, Compute, Key, Lowered
 from superscaler.transforms.usage import reads, writes
 
@@ -30,7 +30,7 @@ class _Tasks:
     lowered: Lowered
     keys: list[Key]
     jobs: list[Job] = field(default_factory=list)
-    at: list[tuple[int, int]] = field(default_factory=list)  # (block, micro-batch) of each job
+    at: list[tuple[list[int], int]] = field(default_factory=list)  # (blocks, micro-batch) of each job
     edges: list[tuple[int, int, int]] = field(default_factory=list)
     classes: dict[str, list[int]] = field(default_factory=dict)  # mesh -> device classes
 
@@ -56,7 +56,8 @@ def schedule(lowered: Lowered, cluster: Cluster, *, time_limit: float | None = N
         certificate = _certify(problem, starts, baseline_name, lowered.tasks.seed)
     slots = [
         Slot(block, j, start, start + job.duration)
-        for (block, j), job, start in zip(tasks.at, tasks.jobs, starts, strict=True)
+        for (blocks, j), job, start in zip(tasks.at, tasks.jobs, starts, strict=True)
+        for block in blocks
     ]
     return Schedule(tuple(sorted(slots, key=lambda s: (s.start, s.end, s.block))), certificate)
 
@@ -77,15 +78,31 @@ def _build(lowered: Lowered, cluster: Cluster) -> _Tasks:
     tasks.classes = _device_classes(lowered)
     count = lowered.tasks.microbatches
     first: dict[int, int] = {}
+    together: dict[Key, int] = {}  # the blocks of one collective over several meshes are one job
     for block, key in enumerate(tasks.keys):
         body = lowered.bodies[key]
+        if key.kind == "collective":
+            joint = key._replace(mesh="")
+            if joint in together:
+                first[block] = together[joint]
+                _join(tasks, first[block], block, key)
+                continue
+            together[joint] = len(tasks.jobs)
         duration = max(1, round(block_seconds(lowered, body, cluster) * 1e6))
         first[block] = len(tasks.jobs)
         for j in range(count if body.over else 1):
             tasks.jobs.append(_job(tasks, key, body, duration, j))
-            tasks.at.append((block, j))
+            tasks.at.append(([block], j))
     _connect(tasks, first, count)
     return tasks
+
+
+def _join(tasks: _Tasks, job: int, block: int, key: Key) -> None:
+    """Let another block take part in a job, on its own devices' lanes."""
+    had = tasks.jobs[job]
+    more = tuple((c, "compute") for c in tasks.classes[key.mesh] if (c, "compute") not in had.lanes)
+    tasks.jobs[job] = replace(had, lanes=(*had.lanes, *more))
+    tasks.at[job][0].append(block)
 
 
 def _device_classes(lowered: Lowered) -> dict[str, list[int]]:
@@ -128,7 +145,7 @@ def _connect(tasks: _Tasks, first: dict[int, int], count: int) -> None:
         before = {w for value in _read(body) for w in _near(bodies, body, writers.get(value, []))}
         before |= {reader for value in _committed(body) for reader in readers.get(value, ())}
         before |= {sends[s.comm] for s in body.steps if isinstance(s, Recv)}
-        for other in sorted(before - {block}):
+        for other in sorted(b for b in before if first[b] != first[block]):
             _edges(tasks, first, count, other, block)
 
 
@@ -182,11 +199,11 @@ def _orders(tasks: _Tasks, name: str) -> dict[tuple[int, str], list[int]]:
         for lane in job.lanes:
             if lane[1] == "compute":
                 lanes.setdefault(lane, []).append(i)
-    after = {"reduce": 2, "optimizer": 2}
+    after = {"reduce": 2, "optimizer": 2, "collective": 2}
 
     def position(i: int) -> tuple[int, float, int]:
         job = tasks.jobs[i]
-        when = after.get(job.kind, 1 if tasks.lowered.bodies[tasks.keys[tasks.at[i][0]]].over else 0)
+        when = after.get(job.kind, 1 if tasks.lowered.bodies[tasks.keys[tasks.at[i][0][0]]].over else 0)
         if job.kind in MICROBATCHED and when == 0:
             when = 1
         return when, rank.get((job.kind, job.stage, job.microbatch), 0.0) if when == 1 else 0.0, topological[i]

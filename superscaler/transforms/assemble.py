@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from math import prod
 
 import msgspec
 
 from superscaler.ir.graph import ITEMSIZE
-from superscaler.ir.layout import Layout, Shard
-from superscaler.ir.plan import Entry
+from superscaler.ir.layout import Layout, Shard, Space
+from superscaler.ir.plan import Entry, StateTensor
 from superscaler.ir.program import (
     Accumulate,
     Block,
@@ -135,10 +136,9 @@ class _Role:
             for i, (key, slot) in enumerate(self.items)
         )
         buffers = self._buffers(offsets, sizes)
-        held = sum(aligned(self._size(self.values[v])) for v in state.values())
         return Program(
             self.workers, tuple(self.values), blocks, order, frees, inputs, state, outputs, gradients, buffers, arena,
-            held + arena + self._workspace({b.value for b in buffers} | kept),
+            arena + self._workspace({b.value for b in buffers} | kept),
         )  # fmt: skip
 
     def _mine(self, number: int) -> bool:
@@ -194,32 +194,7 @@ class _Role:
     def _size(self, value: Value) -> int:
         """Bytes of the largest part of a value among this role's workers and all its instances."""
         tensor = self.graph.tensor[value.tensor]
-        if self._even(value.layout):
-            numel = tensor.numel
-            for axis, state in value.layout.states:
-                numel //= self.space.axis(axis).ways if isinstance(state, Shard) else 1
-            return numel * ITEMSIZE[tensor.dtype]
-        mesh = self.space.mesh(value.layout.mesh)
-        times = [a for a, _ in value.layout.states if self.space.axis(a).kind == "time"]
-        sizes = [0]
-        for worker in self.workers:
-            coords = [dict(mesh.coords(worker))]
-            for axis in times:
-                coords = [{**c, axis: j} for c in coords for j in range(self.space.axis(axis).ways)]
-            sizes += [self.space.region(tensor.shape, value.layout, c).volume for c in coords]
-        return max(sizes) * ITEMSIZE[tensor.dtype]
-
-    def _even(self, layout: Layout) -> bool:
-        """Whether all parts of a layout are equal."""
-        ways: dict[tuple[int, int, int], int] = {}
-        for name, state in layout.states:
-            if isinstance(state, Shard):
-                axis = self.space.axis(name)
-                key = (state.dim, state.extent, state.inner)
-                ways[key] = ways.get(key, 1) * axis.ways
-                if axis.sizes is not None or state.extent % ways[key]:
-                    return False
-        return True
+        return held(tensor.shape, tensor.dtype, value.layout, self.space, self.workers)
 
     def _buffers(self, offsets: dict[tuple[int, int], int], sizes: dict[int, int]) -> tuple[Buffer, ...]:
         count = self.lowered.tasks.microbatches
@@ -304,3 +279,44 @@ def _merge(
             merged.append(comms.pop()[3:])
         merged.append((key, slot))
     return [*merged, *(entry[3:] for entry in reversed(comms))]
+
+
+def held(shape: tuple[int, ...], dtype: str, layout: Layout, space: Space, workers: tuple[int, ...]) -> int:
+    """Bytes of the largest part of a tensor that any of ``workers`` holds, at any time index."""
+    numel = prod(shape)
+    if _even(layout, space):
+        for axis, state in layout.states:
+            numel //= space.axis(axis).ways if isinstance(state, Shard) else 1
+        return numel * ITEMSIZE[dtype]
+    mesh = space.mesh(layout.mesh)
+    times = [a for a, _ in layout.states if space.axis(a).kind == "time"]
+    most = 0
+    for worker in workers:
+        coords = [dict(mesh.coords(worker))]
+        for axis in times:
+            coords = [{**c, axis: j} for c in coords for j in range(space.axis(axis).ways)]
+        most = max(most, *(space.region(shape, layout, c).volume for c in coords))
+    return most * ITEMSIZE[dtype]
+
+
+def _even(layout: Layout, space: Space) -> bool:
+    """Whether all parts of a layout are equal."""
+    ways: dict[tuple[int, int, int], int] = {}
+    for name, state in layout.states:
+        if isinstance(state, Shard):
+            axis = space.axis(name)
+            key = (state.dim, state.extent, state.inner)
+            ways[key] = ways.get(key, 1) * axis.ways
+            if axis.sizes is not None or state.extent % ways[key]:
+                return False
+    return True
+
+
+def with_state(entry: Entry, state: tuple[StateTensor, ...], space: Space) -> Entry:
+    """The entry with the plan's whole state in every program's peak: optimizer state is held while evaluating too."""
+    programs: list[Program] = []
+    for program in entry.programs:
+        mine = [s for s in state if program.workers[0] in space.mesh(s.layout.mesh).devices]
+        size = sum(aligned(held(s.shape, s.dtype, s.layout, space, program.workers)) for s in mine)
+        programs.append(msgspec.structs.replace(program, peak=program.peak + size))
+    return msgspec.structs.replace(entry, programs=tuple(programs))

@@ -54,11 +54,11 @@ def crossing_bytes(graph: Graph, ops: Sequence[Op]) -> list[int]:
 
 
 def _distinct(places: list[int], crossing: list[int], ops: Sequence[Op]) -> list[int]:
-    """Of a run of equal places (views move nothing) only the first; and only the narrower half of the rest."""
+    """Of a run of equal places (views move nothing) only the first; and only the narrowest of the rest."""
     kept = [i for k, i in enumerate(places) if not (k and places[k - 1] == i - 1 and crossing[i] == crossing[i - 1])]
     if not kept:
         return []
-    usual = sorted(crossing[i] for i in kept)[len(kept) // 2]
+    usual = sorted(crossing[i] for i in kept)[len(kept) // 4]
     return [i for i in kept if crossing[i] <= usual]
 
 

@@ -147,7 +147,8 @@ class Lowering:
                 if producer is None or self.tasks.placed[producer.name].over:
                     continue
                 foreign = not set(meshes) <= set(self.meshes_of(self.tasks.placed[producer.name]))
-                level[op.name] = max(level[op.name], level[producer.name] + foreign)
+                joint = producer.phase == "optimizer" and producer.target == "superscaler.add_n"
+                level[op.name] = max(level[op.name], level[producer.name] + (foreign or joint))
         return level
 
     def meshes_of(self, placed: Placement) -> list[str]:
@@ -512,14 +513,12 @@ def total_over_meshes(work: Lowering, op: Op, placed: Placement) -> None:
     axes = work.space.mesh(world).axes
     group, comm = work.grouping(world, axes), work.comm()
     result = work.value(op.outputs[0], Layout(world), ())
-    for mesh in totals:
-        body = work.body(Key(placed.kind, -1, mesh, level), ())
+    for mesh, total in totals.items():
         if len(work.space.mesh(world).devices) == 1:
-            body.here[op.outputs[0], Layout(world)] = totals[mesh]
-            work.made.setdefault((op.outputs[0], world), []).append((totals[mesh], body.key))
+            work.made.setdefault((op.outputs[0], world), []).append((total, Key(placed.kind, -1, mesh, level)))
             return
-        body.steps.append(Collective("all_reduce", totals[mesh], result, axes, group, comm))
-        body.here[op.outputs[0], Layout(world)] = result
+        body = work.body(Key("collective", -1, mesh, level, op.outputs[0]), ())
+        body.steps.append(Collective("all_reduce", total, result, axes, group, comm))
         work.made.setdefault((op.outputs[0], world), []).append((result, body.key))
 
 
