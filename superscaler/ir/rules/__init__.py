@@ -26,6 +26,7 @@ FAMILIES = (
     "optimizer",
     "random",
     "creation",
+    "convolution",
 )
 
 

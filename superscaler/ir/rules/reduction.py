@@ -45,6 +45,13 @@ def topk(op: Op, ins: tuple[Shape, ...], outs: tuple[Shape, ...]) -> str:
     return rule_text([left], [right, right])
 
 
+def histogram(op: Op, ins: tuple[Shape, ...], outs: tuple[Shape, ...]) -> str:
+    """``aten.histc.default($0, bins, min, max)``: counts add up; without bounds they depend on every element."""
+    given = arg(op, 2, 0) < arg(op, 3, 0)
+    dims = names(len(ins[0]))
+    return rule_text([dims if given else marked(dims, range(len(dims)), "!")], [["n!"]])
+
+
 _SUM = "b s h -> b s"
 _ALONG = "b s h! -> b s h!"
 
@@ -78,5 +85,6 @@ RULES: dict[str, Spec] = {
     "aten.logcumsumexp.default": Spec(along(dim=1), shown=_ALONG),
     "aten.sort.default": Spec(along(dim=1, outs=2), shown="b s h! -> b s h!, b s h!"),
     "aten.argsort.default": Spec(along(dim=1), shown=_ALONG),
+    "aten.histc.default": Spec(histogram, shown="b s h -> n!"),
     "aten.topk.default": Spec(topk, shown="b s h! -> b s k!, b s k!"),
 }

@@ -12,8 +12,10 @@ from superscaler.errors import SplitError
 from superscaler.ir.rules import has_rule
 from superscaler.runtime.ops import (
     attention,
+    convolution,
     creation,
     gather,
+    grouped,
     loss,
     norm,
     optimizer,
@@ -67,6 +69,10 @@ OURS: dict[str, Function] = {
     "nll": loss.nll,
     "count_valid": loss.count_valid,
     "cross_entropy_backward": loss.cross_entropy_backward,
+    "grouped_mm": grouped.grouped_mm,
+    "grouped_mm_backward_weight": grouped.grouped_mm_backward_weight,
+    "convolution_backward_input": convolution.convolution_backward_input,
+    "convolution_backward_weight": convolution.convolution_backward_weight,
     "dropout": random.dropout,
     "uniform": random.uniform,
     "normal": random.normal,

@@ -73,7 +73,7 @@ def floats(draw: Draw, target: str) -> Case:
     return Case(target, [x], ("$0", *extra.get(name, ())), exact=False)
 
 
-for _name in pointwise.UNARY:
+for _name in (*pointwise.UNARY, "neg"):
     EXAMPLES[f"aten.{_name}.default"] = floats
 
 
@@ -273,3 +273,9 @@ def topk(draw: Draw, target: str) -> Case:
     shape = sizes(draw)
     dim = draw(st.integers(-len(shape), len(shape) - 1))
     return Case(target, [reals(draw, *shape)], ("$0", draw(st.integers(1, shape[dim])), dim))
+
+
+@example("aten.histc.default")
+def histc(draw: Draw, target: str) -> Case:
+    x = ints(draw, *sizes(draw))
+    return Case(target, [x], ("$0", 4, *((-4, 4) if draw(st.booleans()) else ())))

@@ -6,9 +6,7 @@ import torch
 from hypothesis import strategies as st
 from op_examples import Draw, bools, example, ints, reals, size, sizes
 from op_examples_tensors import ids
-from split_harness import Case, take
-
-from superscaler.ir.region import Region
+from split_harness import Case, execute, whole_part
 
 
 @example("aten.native_layer_norm.default")
@@ -84,8 +82,6 @@ def attention(draw: Draw, target: str) -> Case:
                    [(b, h * r, s, e), (b, h * r, s)], exact=False)  # fmt: skip
     if target == "superscaler.attention":
         return forward
-    from split_harness import execute, whole_part
-
     out, lse = execute(forward.op, forward.rule, inputs, whole_part(forward))
     inputs = [reals(draw, b, h * r, s, e), q, k, v, out.contiguous(), lse, *inputs[3:]]
     outs = [tuple(inputs[-1].shape)] if learned else [tuple(x.shape) for x in (q, k, v)]
@@ -150,4 +146,60 @@ def clipping(draw: Draw, target: str) -> Case:
     return Case(target, [ints(draw, low=1)], ("$0", 1.0), exact=False)
 
 
-__all__ = ["Region", "take"]
+@example("superscaler.grouped_mm", "superscaler.grouped_mm_backward_weight")
+def grouped(draw: Draw, target: str) -> Case:
+    counts = draw(st.lists(st.integers(0, 3), min_size=1, max_size=6))
+    b, h, o, e = sum(counts) + 1, size(draw), size(draw), len(counts)
+    ends = torch.tensor(counts).cumsum(0)
+    if target.endswith("weight"):
+        inputs = [ints(draw, b, h), ints(draw, b, o), ends]
+        return Case(target, inputs, ("$0", "$1", "$2", "#start:e", "#local:e"), [(e, h, o)])
+    return Case(target, [ints(draw, b, h), ints(draw, e, h, o), ends], ("$0", "$1", "$2", "#start:e"), [(b, o)])
+
+
+@example(
+    "aten.convolution.default", "superscaler.convolution_backward_input", "superscaler.convolution_backward_weight"
+)
+def convolution(draw: Draw, target: str) -> Case:
+    n, g, c, o, b = size(draw, 2), size(draw, 3), size(draw, 3), size(draw, 3), size(draw, 3)
+    transposed = draw(st.booleans())
+    kernel = [size(draw, 3) for _ in range(n)]
+    x = ints(draw, b, g * c, *(k + size(draw, 4) for k in kernel))
+    weight = ints(draw, *((g * c, o) if transposed else (g * o, c)), *kernel)
+    stride, padding = [size(draw, 2) for _ in kernel], [draw(st.integers(0, k - 1)) for k in kernel]
+    fixed = (stride, padding, [1] * n, transposed, [0] * n)
+    settings = (*fixed, draw(st.sampled_from(["#local:g", g])))
+    out = torch.ops.aten.convolution.default(x, weight, None, *fixed, g)
+    if target == "aten.convolution.default":
+        bias = [ints(draw, g * o)] if draw(st.booleans()) else []
+        return Case(target, [x, weight, *bias], ("$0", "$1", "$2" if bias else None, *settings), [tuple(out.shape)])
+    grad = ints(draw, *out.shape)
+    if target.endswith("input"):
+        return Case(target, [grad, weight], ("$0", "$1", "#shape", *settings), [tuple(x.shape)])
+    return Case(target, [grad, x], ("$0", "$1", "#shape", *settings), [tuple(weight.shape)])
+
+
+@example(*(f"aten.{n}.default" for n in (
+    "avg_pool2d", "avg_pool2d_backward", "_adaptive_avg_pool2d", "_adaptive_avg_pool2d_backward",
+    "max_pool2d_with_indices", "max_pool2d_with_indices_backward",
+    "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d",
+)))  # fmt: skip
+def spatial(draw: Draw, target: str) -> Case:
+    x = reals(draw, size(draw, 3), size(draw, 3), size(draw, 4) + 3, size(draw, 4) + 3)
+    name = target.split(".")[1]
+    settings: tuple[object, ...] = ([2, 3], [2, 1], [1, 1], False, True, None)
+    if "upsample" in name:
+        return Case(target, [x], ("$0", [7, 5], *([] if "nearest" in name else [True])), exact=False)
+    if "adaptive" in name:
+        out = torch.ops.aten._adaptive_avg_pool2d(x, [2, 2])
+        settings = () if "backward" in name else ([2, 2],)
+    elif "avg" in name:
+        out = torch.ops.aten.avg_pool2d(x, *settings)
+    else:
+        settings = ([2, 3], [2, 1], [1, 1], [1, 1], False)
+        out, indices = torch.ops.aten.max_pool2d_with_indices(x, *settings)
+        if "backward" in name:
+            return Case(target, [reals(draw, *out.shape), x, indices], ("$0", "$1", *settings, "$2"), exact=False)
+    if "backward" in name:
+        return Case(target, [reals(draw, *out.shape), x], ("$0", "$1", *settings), exact=False)
+    return Case(target, [x], ("$0", *settings), exact=False)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from op_examples import Draw, bools, broadcast, example, ints, reals, size, sizes
+from op_examples import Draw, broadcast, example, ints, size, sizes
 from split_harness import Case, divisors
 
 
@@ -243,6 +242,3 @@ def random(draw: Draw, target: str) -> Case:
         return Case(target, [ints(draw, *shape)], ("$0", 0.5, "#key", "#seed", "#region"))
     dtype = draw(st.sampled_from(["float32", "float64", "bfloat16"]))
     return Case(target, [], ("#shape", dtype, "#key", "#seed", "#region"), [shape])
-
-
-__all__ = ["bools", "prod", "reals"]
