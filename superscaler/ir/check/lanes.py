@@ -1,0 +1,70 @@
+"""The schedule: tasks of a lane do not overlap, both ends of a communication meet, the certificate adds up."""
+
+from __future__ import annotations
+
+from superscaler.ir.check.bodies import Body
+from superscaler.ir.check.fault import fault
+from superscaler.ir.check.scope import Role, Scope
+from superscaler.ir.program import Item
+
+LAST = 1 << 60  # microseconds
+
+
+def check_lanes(role: Role) -> None:
+    """Planned times are times, and a worker computes one task at a time, in the order of its Program."""
+    free = 0
+    for item in role.program.order:
+        if not 0 <= item.start <= item.end <= LAST:
+            raise fault(
+                "overlapping tasks", f"a task is planned from {item.start} to {item.end} us",
+                role.place(item.block, item.microbatch),
+            )  # fmt: skip
+        if role.program.blocks[item.block].lane != "compute":
+            continue
+        if item.start < free:
+            raise fault(
+                "overlapping tasks", f"a task is planned at {item.start} us, while the one before runs until {free} us",
+                role.place(item.block, item.microbatch), right=f"a start at {free} us or later",
+            )  # fmt: skip
+        free = item.end
+
+
+def check_ends(scope: Scope, done: dict[int, dict[int, Body]]) -> None:
+    """No member of a communication is planned to be through with it before another one starts it."""
+    starts: dict[tuple[int, int], tuple[int, Role, Item]] = {}
+    ends: dict[tuple[int, int], tuple[int, Role, Item]] = {}
+    for role in scope.roles:
+        for item in role.program.order:
+            for comm in done[role.index][item.block].comms:
+                key = (comm, item.microbatch)
+                if key not in starts or item.start > starts[key][0]:
+                    starts[key] = (item.start, role, item)
+                if key not in ends or item.end < ends[key][0]:
+                    ends[key] = (item.end, role, item)
+    for key, (start, late, late_item) in starts.items():
+        end, early, item = ends[key]
+        if end < start:
+            raise fault(
+                "task before its input", f"communication {key[0]} is planned to be over at {end} us",
+                early.place(item.block, item.microbatch),
+                f"but to start at {start} us at {late.place(late_item.block, late_item.microbatch)}",
+                right="times at which all of its members are in it",
+            )  # fmt: skip
+
+
+def check_certificate(scope: Scope) -> None:
+    """The bound does not exceed the makespan, and the makespan is the schedule's."""
+    stated = scope.entry.certificate
+    items = [item for role in scope.roles for item in role.program.order]
+    last = max((item.end for item in items), default=0)
+    if not 0 <= stated.bound <= stated.makespan:
+        raise fault(
+            "wrong certificate", f"a bound of {stated.bound} us on a makespan of {stated.makespan} us", scope.place()
+        )
+    gap = (stated.makespan - stated.bound) / stated.makespan if stated.makespan else 0.0
+    if abs(gap - stated.gap) > 1e-3:
+        raise fault("wrong certificate", f"a gap of {stated.gap}", scope.place(), right=f"{gap:.4f}")
+    if stated.makespan < last - min((item.start for item in items), default=0):
+        raise fault(
+            "wrong certificate", f"a makespan of {stated.makespan} us", scope.place(), right=f"tasks end at {last} us"
+        )
