@@ -1,240 +1,75 @@
-"""The worker: interprets its Program. The same code runs in one process (``inline``) and in Ray actors.
+"""The worker: its part of the state, its arena, and an execution of every entry that it has a part in.
 
-Everything that follows from the plan is settled when the worker is made: the code of every block, the bindings of every
-instance, what each item waits for, where each value lies. A step is then a loop over items.
+The methods are what a job asks of a worker, in this process or in another: their arguments and results are data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from time import perf_counter_ns
-from typing import Any
+from pathlib import Path
+from zlib import crc32
 
 import torch
 from torch import Tensor
 
 from superscaler.errors import SuperscalerError, WorkerError
-from superscaler.ir.plan import Entry, Plan
-from superscaler.ir.program import Accumulate, Block, Collect, Item, Program
+from superscaler.ir.plan import Plan, StateTensor
 from superscaler.ir.region import Region
-from superscaler.runtime.arena import Storage
-from superscaler.runtime.binding import Binding, program_of
-from superscaler.runtime.blocks import Code, Post
-from superscaler.runtime.body import Body
+from superscaler.runtime.arena import Block
+from superscaler.runtime.binding import program_of
 from superscaler.runtime.comm import Comm, Handle
-from superscaler.runtime.hazards import Access, waits
-from superscaler.runtime.ops import DTYPES
-from superscaler.runtime.resolve import Resolver
-from superscaler.runtime.steps import Context, emit
-from superscaler.runtime.storage import at_of, places, reads, writes
+from superscaler.runtime.execution import Execution, Numbers, Prepare
+from superscaler.runtime.files import read_region
+from superscaler.runtime.ops import DTYPES, set_device
+from superscaler.runtime.packing import packing
 
-Run = Generator[Handle, None, None]
-Prepare = Callable[[Body], Callable[..., Any]]
+Parts = list[tuple[Region, Tensor]]
 
 
 @dataclass(frozen=True)
-class Ready:
-    """One item, bound: ``function(registers, microbatch, table, seed)``, after ``waits``, before clearing ``drops``."""
+class WorkerOptions:
+    """How workers run. ``device``: "cpu", or "cuda" for a GPU. ``limit``: seconds that one wait may take.
 
-    waits: tuple[int, ...]
-    function: Callable[..., Any]
-    microbatch: int
-    table: tuple[Any, ...]
-    generates: bool
-    posted: bool
-    drops: tuple[int, ...]
+    ``threads``: of each worker's ops; None leaves them as they are.
+    """
 
-
-class Execution:
-    """One worker in one entry."""
-
-    def __init__(
-        self,
-        plan: Plan,
-        entry: Entry,
-        program: Program,
-        worker: int,
-        comm: Comm,
-        state: Mapping[str, Tensor],
-        storage: Storage,
-        device: torch.device,
-        prepare: Prepare,
-    ) -> None:
-        self.program = program
-        self.binding = Binding(plan, entry, program, worker)
-        self.places = places(program)
-        self.registers: list[Tensor | None] = [None] * self.binding.registers
-        self.spans = self._arena(storage)
-        for name, value in program.state.items():
-            self.registers[self.binding.base[value]] = state[name]
-        resolver = Resolver(entry.graph, plan.space)
-        first = _first_writes(self.binding)
-        self.context = Context(self.binding, comm, device, self.places, first, prepare, resolver)
-        self.codes: list[Code] = [emit(self.context, n) for n in range(len(program.blocks))]
-        self.items = self._bind()
-        self.last = self._ends()
-        self.times = [(0, 0)] * len(self.items)
-        self.current = -1
-
-    def _arena(self, storage: Storage) -> dict[int, tuple[int, int]]:
-        """Views of the arena in the registers of its values; register -> its bytes."""
-        spans: dict[int, tuple[int, int]] = {}
-        for buffer in self.program.buffers:
-            if self.places[buffer.value] != "arena":
-                continue
-            for times, offset in zip(self.binding.instances(buffer.value), buffer.offsets, strict=True):
-                shape = self.binding.local(buffer.value, times).shape
-                view = storage.view(offset, shape, self.binding.dtype(buffer.value))
-                register = self.binding.register(buffer.value, times)
-                self.registers[register] = view
-                spans[register] = (offset, offset + view.numel() * view.element_size())
-        return spans
-
-    def _bind(self) -> list[Ready]:
-        order = self.program.order
-        accesses = [self._access(item) for item in order]
-        posted = [self.codes[item.block].posted for item in order]
-        due = waits(accesses, posted, self.spans)
-        self.pending_at_end = due[-1]
-        ready: list[Ready] = []
-        for item, wait in zip(order, due, strict=False):
-            code = self.codes[item.block]
-            table = code.table(item.microbatch)
-            drops = self._drops(item)
-            ready.append(Ready(wait, code.function, item.microbatch, table, code.waits, code.posted, drops))
-        return ready
-
-    def _access(self, item: Item) -> Access:
-        block = self.program.blocks[item.block]
-        read: set[int] = set()
-        written: set[int] = set()
-        for step in block.steps:
-            times = self.binding.times(block, item.microbatch, at_of(step))
-            read |= {self.binding.register(v, times) for v in reads(step) if self.places[v] != "local"}
-            written |= {self.binding.register(v, times) for v in writes(step) if self.places[v] != "local"}
-        return Access(frozenset(read), frozenset(written))
-
-    def _drops(self, item: Item) -> tuple[int, ...]:
-        """The registers of held values that are released after an item."""
-        if item.frees < 0:
-            return ()
-        kept = {*self.program.outputs.values(), *self.program.gradients.values()}
-        return tuple(
-            register
-            for value in self.program.frees[item.frees]
-            if self.places[value] in ("held", "input") and value not in kept
-            for register in self._instances_of(value, item.microbatch)
-        )
-
-    def _instances_of(self, value: int, microbatch: int) -> list[int]:
-        axis = self.binding.entry.microaxis
-        found = self.binding.instances(value)
-        return [self.binding.register(value, t) for t in found if t.get(axis, microbatch) == microbatch]
-
-    def _ends(self) -> tuple[int, ...]:
-        """The registers to clear when a run has ended: inputs, and held values that nobody asks for."""
-        kept = {*self.program.outputs.values(), *self.program.gradients.values()}
-        return tuple(
-            self.binding.register(value, times)
-            for value, place in enumerate(self.places)
-            if place == "input" or (place == "held" and value not in kept)
-            for times in self.binding.instances(value)
-        )
-
-    def run(self, inputs: Mapping[str, Tensor], seed: tuple[int, int]) -> Run:
-        """One run of the entry: yields every handle that it waits for."""
-        r = self.registers
-        for name, value in self.program.inputs.items():
-            r[self.binding.base[value]] = inputs[name]
-        posts: dict[int, Post] = {}
-        times = self.times
-        for number, item in enumerate(self.items):
-            self.current = number
-            for other in item.waits:
-                yield from self._finish(other, posts)
-            start = perf_counter_ns()
-            if not item.generates:
-                item.function(r, item.microbatch, item.table, seed)
-            elif item.posted:
-                posts[number] = Post(item.function(r, item.microbatch, item.table, seed))
-            else:
-                yield from item.function(r, item.microbatch, item.table, seed)
-            times[number] = (start, perf_counter_ns())
-            for register in item.drops:
-                r[register] = None
-        for other in self.pending_at_end:
-            yield from self._finish(other, posts)
-        for register in self.last:
-            r[register] = None
-
-    def _finish(self, number: int, posts: dict[int, Post]) -> Run:
-        yield from posts.pop(number).finish()
-        self.times[number] = (self.times[number][0], perf_counter_ns())
-
-    def task(self) -> str:
-        """The item that is running, or ran last, in words."""
-        if self.current < 0:
-            return "none"
-        item = self.program.order[self.current]
-        block: Block = self.program.blocks[item.block]
-        return f"{block.name}, micro-batch {item.microbatch}" if block.over else block.name
-
-    def held(self, value: int) -> list[tuple[Region, Tensor]]:
-        """The instances of a value with their regions."""
-        found: list[tuple[Region, Tensor]] = []
-        for times in self.binding.instances(value):
-            tensor = self.registers[self.binding.register(value, times)]
-            if tensor is not None:
-                found.append((self.binding.local(value, times), tensor))
-        return found
-
-
-def _first_writes(binding: Binding) -> frozenset[tuple[int, int, int]]:
-    """(block, micro-batch, step) of the first Accumulate or Collect into every instance."""
-    seen: set[int] = set()
-    first: set[tuple[int, int, int]] = set()
-    for item in binding.program.order:
-        block = binding.program.blocks[item.block]
-        for i, step in enumerate(block.steps):
-            if isinstance(step, Accumulate | Collect):
-                register = binding.register(step.into, binding.times(block, item.microbatch, step.at))
-                if register not in seen:
-                    seen.add(register)
-                    first.add((item.block, item.microbatch, i))
-    return frozenset(first)
+    device: str = "cpu"
+    compile: bool = False
+    memory: int | None = None
+    limit: float = 300.0
+    threads: int | None = None
 
 
 class Worker:
-    """One worker of a plan: its state, its arena, and an execution of every entry that it has a part in.
+    """One worker of a plan."""
 
-    ``state``: local parts, copied in by :meth:`load`.
-    """
-
-    def __init__(
-        self, plan: Plan, index: int, comm: Comm, *, device: torch.device, storage: Storage, prepare: Prepare
-    ) -> None:
+    def __init__(self, plan: Plan, index: int, comm: Comm, *, device: torch.device, prepare: Prepare) -> None:
         self.plan = plan
         self.index = index
+        self.device = device
         self.state: dict[str, Tensor] = {}
         self.regions: dict[str, Region] = {}
-        self._allocate(device)
-        self.entries: dict[str, Execution] = {}
-        for name, entry in plan.entries.items():
-            program = program_of(entry, index)
-            if program is not None:
-                self.entries[name] = Execution(plan, entry, program, index, comm, self.state, storage, device, prepare)
+        for tensor in plan.state:
+            self._allocate(tensor)
+        programs = {name: program_of(entry, index) for name, entry in plan.entries.items()}
+        self.arena = Block(max((p.arena for p in programs.values() if p is not None), default=0), device)
+        self.entries: dict[str, Execution] = {
+            name: Execution(plan, plan.entries[name], program, index, comm, self.state, self.arena, device, prepare)
+            for name, program in programs.items()
+            if program is not None
+        }
 
-    def _allocate(self, device: torch.device) -> None:
-        for tensor in self.plan.state:
-            mesh = self.plan.space.mesh(tensor.layout.mesh)
-            if self.index in mesh.devices:
-                region = self.plan.space.region(tensor.shape, tensor.layout, mesh.coords(self.index))
-                self.regions[tensor.name] = region
-                self.state[tensor.name] = torch.zeros(region.shape, dtype=DTYPES[tensor.dtype], device=device)
+    def _allocate(self, tensor: StateTensor) -> None:
+        mesh = self.plan.space.mesh(tensor.layout.mesh)
+        if self.index in mesh.devices:
+            region = self.plan.space.region(tensor.shape, tensor.layout, mesh.coords(self.index))
+            self.regions[tensor.name] = region
+            fill = 0.0 if isinstance(tensor.init, str) else tensor.init
+            self.state[tensor.name] = torch.full(region.shape, fill, dtype=DTYPES[tensor.dtype], device=self.device)
 
-    def run(self, entry: str, inputs: Mapping[str, Tensor], seed: tuple[int, int]) -> Run:
-        """One run of an entry; errors of ops name the worker and the task."""
+    def run(self, entry: str, inputs: Mapping[str, Tensor], seed: tuple[int, int]) -> Generator[Handle, None, None]:
+        """One run of an entry; yields what it waits for. Errors of ops name the worker and the task."""
         execution = self.entries.get(entry)
         if execution is None:
             return
@@ -245,12 +80,81 @@ class Worker:
         except Exception as e:
             raise WorkerError(f"worker {self.index} failed in {execution.task()}", f"{type(e).__name__}: {e}") from e
 
-    def outputs(self, entry: str) -> dict[str, list[tuple[Region, Tensor]]]:
-        """Output name -> the parts that this worker has of it."""
+    def report(self, numbers: Numbers) -> None:
+        """Write the number of every item that begins into ``numbers[0]``."""
+        for execution in self.entries.values():
+            execution.progress = numbers
+
+    def task(self, entry: str) -> str:
+        """The task that is running, or ran last."""
+        return self.entries[entry].task() if entry in self.entries else "none"
+
+    def scalars(self, entry: str) -> dict[str, float]:
+        """The scalar outputs that this worker holds."""
+        parts = self.outputs(entry)
+        return {name: held[0][1].item() for name, held in parts.items() if held and held[0][0] == Region()}
+
+    def outputs(self, entry: str) -> dict[str, Parts]:
+        """Output -> the parts of it that this worker holds."""
         execution = self.entries.get(entry)
         return {} if execution is None else {n: execution.held(v) for n, v in execution.program.outputs.items()}
 
-    def gradients(self, entry: str) -> dict[str, list[tuple[Region, Tensor]]]:
-        """Parameter -> the parts that this worker has of its gradient in the last run."""
+    def gradients(self, entry: str) -> dict[str, Parts]:
+        """Parameter -> the parts of its gradient in the last run that this worker holds."""
         execution = self.entries.get(entry)
         return {} if execution is None else {n: execution.held(v) for n, v in execution.program.gradients.items()}
+
+    def parts(self, names: Sequence[str]) -> dict[str, tuple[Region, Tensor]]:
+        """Of the named state tensors, the parts that this worker holds."""
+        return {n: (self.regions[n], self.state[n]) for n in names if n in self.state}
+
+    def load(self, parts: Mapping[str, Tensor]) -> None:
+        """Copy local parts of state tensors in."""
+        for name, part in parts.items():
+            self.state[name].copy_(part)
+
+    def load_files(self, sources: Sequence[tuple[str, Path, str]]) -> None:
+        """Read the worker's regions of state tensors: (state tensor, safetensors file, name in it)."""
+        for name, path, key in sources:
+            if name in self.state:
+                self.state[name].copy_(read_region(path, key, self.regions[name]))
+
+    def fill(self, values: Mapping[str, float]) -> None:
+        """Set state tensors to a number each."""
+        for name, value in values.items():
+            if name in self.state:
+                self.state[name].fill_(value)
+
+    def draw(self, names: Mapping[str, str], seed: int) -> None:
+        """Draw state tensors, normal with standard deviation 0.02; the same numbers however they are split.
+
+        ``names``: state tensor -> the name that its numbers depend on.
+        """
+        shapes = {t.name: t.shape for t in self.plan.state}
+        for name, stream in names.items():
+            if name in self.state:
+                generator = torch.Generator().manual_seed(crc32(stream.encode()) ^ seed << 32)
+                whole = torch.empty(shapes[name]).normal_(0.0, 0.02, generator=generator)
+                self.state[name].copy_(packing(Region.full(shapes[name]), self.regions[name]).take(whole))
+
+    def times(self, entry: str) -> list[tuple[int, int]]:
+        """Start and end of every item of the last run, in nanoseconds of this machine's monotonic clock."""
+        return self.entries[entry].times if entry in self.entries else []
+
+    def memory(self) -> dict[str, int]:
+        """Bytes: ``state``, ``arena``, and ``copied`` (written to the arena by copies, over all bodies once)."""
+        bodies = [body for e in self.entries.values() for body, _ in e.context.bodies.values()]
+        return {
+            "state": sum(t.numel() * t.element_size() for t in self.state.values()),
+            "arena": self.arena.size,
+            "copied": sum(body.copied for body in bodies),
+        }
+
+
+def make_worker(plan: Plan, index: int, comm: Comm, options: WorkerOptions) -> Worker:
+    """A worker on its device."""
+    device = torch.device(options.device)
+    set_device(device)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    return Worker(plan, index, comm, device=device, prepare=lambda body: body.module.forward)

@@ -1,0 +1,270 @@
+"""Checkpoints: safetensors shards with a JSON index, in the layout of Hugging Face's ``save_pretrained``.
+
+    model.safetensors.index.json        name -> file, of parameters and buffers
+    model-00001-of-00002.safetensors    whole tensors by the model's names, tied ones under each name
+    optimizer.safetensors.index.json    likewise for moments and master weights, if there are any
+    job.json                            step count and seed
+
+A checkpoint knows nothing of the plan that wrote it: each worker reads its own regions. It is written beside its place
+and exchanged with what is there when it is whole, so a crash, or a full disk, leaves the old one as it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from superscaler.errors import CheckpointError
+from superscaler.ir.graph import ITEMSIZE
+from superscaler.ir.plan import Plan, StateTensor
+from superscaler.runtime import files
+from superscaler.runtime.crew import Crew
+from superscaler.runtime.initial import aliases, copied, source_of
+from superscaler.runtime.packing import assemble
+from superscaler.runtime.replacing import replace_directory
+
+SHARD = 1 << 30  # bytes of one file, unless a tensor is larger
+WEIGHTS, OPTIMIZER, PROGRESS = "model", "optimizer", "job.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job was."""
+
+    steps: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One tensor of a file: under ``name``, the content of ``tensor``."""
+
+    name: str
+    tensor: StateTensor
+
+    @property
+    def size(self) -> int:
+        count = 1
+        for length in self.tensor.shape:
+            count *= length
+        return count * ITEMSIZE[self.tensor.dtype]
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def save(plan: Plan, crew: Crew, path: Path, *, steps: int, seed: int) -> None:
+    """Write a checkpoint. Raises :class:`CheckpointError`; what was at ``path`` is then still there, whole."""
+    path = path.absolute()
+    if path.exists() and not _is_checkpoint(path):
+        raise CheckpointError(f"{path} exists and is no checkpoint", hint="another directory")
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.part-", dir=path.parent))
+        _write(plan, crew, temporary, {"steps": steps, "seed": seed, "model": plan.model.get("name", "")})
+        replace_directory(temporary, path)
+    except OSError as e:
+        full = e.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise CheckpointError(
+            f"the checkpoint {path} could not be written: {'the disk is full' if full else e.strerror or e}",
+            "what was there before is unchanged",
+            hint="free some space, or another directory" if full else None,
+        ) from e
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return path.is_dir() and ((path / PROGRESS).exists() or not any(path.iterdir()))
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a crash while writing this checkpoint left."""
+    for left in path.parent.glob(f".{path.name}.part-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _write(plan: Plan, crew: Crew, directory: Path, progress: Mapping[str, Any]) -> None:
+    directory.chmod(0o755)
+    weights, rest = _rows(plan)
+    _write_files(crew, directory, WEIGHTS, weights)
+    if rest:
+        _write_files(crew, directory, OPTIMIZER, rest)
+    (directory / PROGRESS).write_text(json.dumps({"version": 1, **progress}, indent=2) + "\n")
+    for file in directory.iterdir():
+        _flush(file)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _rows(plan: Plan) -> tuple[list[_Row], list[_Row]]:
+    tied = aliases(plan)
+    weights: list[_Row] = []
+    rest: list[_Row] = []
+    for tensor in plan.state:
+        if tensor.kind in ("parameter", "buffer"):
+            names = [tensor.name, *(alias for alias, name in tied.items() if name == tensor.name)]
+            weights += [_Row(name, tensor) for name in names]
+        elif tensor.kind != "cache":
+            rest.append(_Row(tensor.name, tensor))
+    return weights, rest
+
+
+def _write_files(crew: Crew, directory: Path, stem: str, rows: list[_Row]) -> None:
+    shards = list(_shards(rows))
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        name = f"{stem}-{number:05}-of-{len(shards):05}.safetensors"
+        tensors = {row.name: row.tensor for row in shard}
+        described = [(row.name, row.tensor.shape, row.tensor.dtype, row.size) for row in shard]
+        files.write(directory / name, described, lambda key, t=tensors: [_gather(crew, t[key])])
+        weight_map.update(dict.fromkeys(tensors, name))
+    index = {"metadata": {"total_size": sum(row.size for row in rows)}, "weight_map": weight_map}
+    (directory / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _shards(rows: Iterable[_Row]) -> Iterator[list[_Row]]:
+    shard: list[_Row] = []
+    for row in rows:
+        if shard and sum(r.size for r in shard) + row.size > SHARD:
+            yield shard
+            shard = []
+        shard.append(row)
+    if shard:
+        yield shard
+
+
+def _gather(crew: Crew, tensor: StateTensor) -> Tensor:
+    held = crew.call("parts", [([tensor.name],)] * crew.size)
+    parts = [parts[tensor.name] for parts in held if tensor.name in parts]
+    return assemble(tensor.shape, [(region, part.cpu()) for region, part in parts])
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def load(plan: Plan, crew: Crew, path: Path) -> Progress:
+    """Read a checkpoint into any plan of the same model. Raises :class:`CheckpointError` before anything is changed."""
+    path = path.absolute()
+    progress = _progress(path)
+    sources = _sources(plan, path, WEIGHTS, [t for t in plan.state if t.kind in ("parameter", "buffer")])
+    rest = [t for t in plan.state if t.kind not in ("parameter", "buffer", "cache")]
+    if rest:
+        sources += _sources(plan, path, OPTIMIZER, rest)
+    crew.call("load_files", [(sources,)] * crew.size)
+    return progress
+
+
+def load_weights(plan: Plan, crew: Crew, path: Path, *, known: frozenset[str] = frozenset()) -> None:
+    """Read only what starts as a copy of the model's: from a checkpoint, or from a Hugging Face directory.
+
+    ``known``: state tensors that have their content already, so that the directory may lack them.
+    """
+    tensors = copied(plan)
+    own = [t for t in tensors if source_of(t) == t.name]
+    found = _sources(plan, path.absolute(), WEIGHTS, own, optional=known)
+    by_name = {name: (file, key) for name, file, key in found}
+    others = [(t.name, *by_name[source_of(t)]) for t in tensors if t not in own and source_of(t) in by_name]
+    crew.call("load_files", [([*found, *others],)] * crew.size)
+
+
+def _progress(path: Path) -> Progress:
+    try:
+        data = json.loads((path / PROGRESS).read_text())
+        return Progress(int(data["steps"]), int(data["seed"]))
+    except OSError as e:
+        raise CheckpointError(f"{path} is no checkpoint: {PROGRESS} cannot be read", str(e.strerror)) from e
+    except (ValueError, KeyError, TypeError) as e:
+        raise CheckpointError(f"{path}: {PROGRESS} is damaged", str(e)) from e
+
+
+def _sources(
+    plan: Plan, path: Path, stem: str, wanted: list[StateTensor], *, optional: frozenset[str] = frozenset()
+) -> list[tuple[str, Path, str]]:
+    """(state tensor, file, name in it); names and shapes agree with the plan's, one for one."""
+    found = _index(path, stem)
+    tied = aliases(plan)
+    sources: list[tuple[str, Path, str]] = []
+    for tensor in wanted:
+        names = [tensor.name, *(a for a, n in tied.items() if n == tensor.name)]
+        name = next((n for n in names if n in found), None)
+        if name is None and tensor.name in optional:
+            continue
+        if name is None:
+            raise CheckpointError(f"checkpoint {path} has no {tensor.name!r}, which the plan has", hint=_origin(path))
+        file, shape, code = found[name]
+        if shape != tensor.shape:
+            raise CheckpointError(
+                f"{tensor.name!r} has shape {shape} in checkpoint {path} and {tensor.shape} in the plan"
+            )
+        if (code[0] in "FB") != (files.CODES[tensor.dtype][0] in "FB") or (code == "BOOL") != (tensor.dtype == "bool"):
+            raise CheckpointError(f"{tensor.name!r} is {code} in checkpoint {path} and {tensor.dtype} in the plan")
+        sources.append((tensor.name, file, name))
+    known = {t.name for t in wanted} | set(tied)
+    extra = next((name for name in found if name not in known), None)
+    if extra is not None:
+        raise CheckpointError(f"checkpoint {path} has {extra!r}, which the plan has not", hint=_origin(path))
+    return sources
+
+
+def _origin(path: Path) -> str:
+    try:
+        name = json.loads((path / PROGRESS).read_text()).get("model")
+    except (OSError, ValueError):
+        name = None
+    return f"a checkpoint of this model (that one is of {name})" if name else "a checkpoint of this model"
+
+
+Found = dict[str, tuple[Path, tuple[int, ...], str]]
+
+
+def _index(path: Path, stem: str) -> Found:
+    """Name -> (file, shape, dtype code), by the index, or of the single file that small models have."""
+    index = path / f"{stem}.safetensors.index.json"
+    single = path / f"{stem}.safetensors"
+    try:
+        if index.exists():
+            weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
+            files_of = dict.fromkeys(weight_map.values())
+            names = {file: [n for n, f in weight_map.items() if f == file] for file in files_of}
+        elif single.exists():
+            names = {single.name: None}
+        else:
+            raise CheckpointError(f"{path} has neither {index.name} nor {single.name}")
+    except (OSError, ValueError, KeyError, AttributeError) as e:
+        raise CheckpointError(f"{index} is damaged", f"{type(e).__name__}: {e}") from e
+    found: Found = {}
+    for file, listed in names.items():
+        described = _described(path / Path(file).name)
+        for name in described if listed is None else listed:
+            if name not in described:
+                raise CheckpointError(f"{path / file} has no {name!r}, though the index says so")
+            found[name] = (path / Path(file).name, *described[name])
+    return found
+
+
+def _described(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    try:
+        return files.describe(file)
+    except OSError as e:
+        raise CheckpointError(f"{file} cannot be read: {e.strerror}") from e
+    except (ValueError, KeyError, TypeError) as e:
+        raise CheckpointError(f"{file} is damaged: {e}") from e

@@ -1,0 +1,179 @@
+"""A job: a plan under way. Steps are runs of its entries; state can be looked at, saved and loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from time import perf_counter_ns
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+
+from superscaler.errors import RunError, UsageError, did_you_mean
+from superscaler.ir.plan import Plan
+from superscaler.ir.region import Region
+from superscaler.runtime import checkpoint
+from superscaler.runtime.crew import Crew
+from superscaler.runtime.initial import aliases
+from superscaler.runtime.inputs import Cutter, driven, gather
+from superscaler.runtime.packing import assemble
+from superscaler.runtime.timings import Timing, Timings, timeline
+
+Local = list[dict[str, list[tuple[Region, Tensor]]]]
+
+
+class Job:
+    """Made by :func:`superscaler.launch`; a context manager. ``steps``: how many training steps have been made."""
+
+    def __init__(self, plan: Plan, crew: Crew, *, model: nn.Module | None = None) -> None:
+        self.plan = plan
+        self.steps = 0
+        self.seed = int(plan.settings.get("seed", 0))
+        self._crew: Crew | None = crew
+        self._cutters: dict[str, Cutter] = {}
+        self._last = ""
+        self._walls: list[int] = []
+        self._names = None if model is None else frozenset(model.state_dict())
+
+    # --- running ----------------------------------------------------------------------------------------------------
+
+    def step(self, *inputs: Any, lr: float | None = None, **named: Any) -> float:
+        """One training step on the global batch; the loss before it.
+
+        ``inputs``: tensors in the order of the model's, of the shapes and dtypes that the plan was compiled for.
+        ``lr``: the learning rate of this step, instead of the plan's. Raises :class:`InputError` before anything runs,
+        :class:`WorkerError` when a worker fails.
+        """
+        rate = self.plan.settings.get("lr") if lr is None else lr
+        outputs = self._run("train", inputs, named, rate, self.steps + 1)
+        self.steps += 1
+        return next(found["loss"] for found in outputs if "loss" in found)
+
+    def evaluate(self, *inputs: Any, **named: Any) -> dict[str, Any]:
+        """The results of the entry ``eval``: numbers as floats, tensors whole."""
+        scalars = self._run("eval", inputs, named, None, self.steps)
+        parts = self._local("outputs", "eval")
+        shapes = self.plan.entries["eval"].graph
+        found: dict[str, Any] = {}
+        for name, tensor in shapes.outputs.items():
+            number = next((s[name] for s in scalars if name in s), None)
+            found[name] = number if number is not None else self._whole(parts, name, shapes.tensor[tensor].shape)
+        return found
+
+    def _run(
+        self, entry: str, args: tuple[Any, ...], named: Mapping[str, Any], lr: float | None, step: int
+    ) -> list[dict[str, float]]:
+        crew = self._working()
+        if entry not in self.plan.entries:
+            raise UsageError(f"the plan has no entry {entry!r}", hint=did_you_mean(entry, self.plan.entries))
+        found = self.plan.entries[entry]
+        inputs = {**gather(found, args, named), **driven(found, lr=lr, step=step)}
+        cutter = self._cutters.get(entry)
+        if cutter is None:
+            cutter = self._cutters[entry] = Cutter(self.plan, found)
+        start = perf_counter_ns()
+        try:
+            outputs = crew.run(entry, cutter.cut(inputs), (self.seed, step))
+        except BaseException:
+            # What the workers hold is no longer of one step, and some may be gone.
+            self.close()
+            raise
+        self._walls.append(perf_counter_ns() - start)
+        self._last = entry
+        return outputs
+
+    def _working(self) -> Crew:
+        if self._crew is None:
+            raise RunError("the job has ended", hint="launch the plan again; load_checkpoint(...) goes on from there")
+        return self._crew
+
+    # --- looking at it ----------------------------------------------------------------------------------------------
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Parameter -> its gradient in the last step, before clipping, whole; tied parameters under one name."""
+        parts = self.local_gradients()
+        graph = self.plan.entries["train"].graph
+        return {n: self._whole(parts, n, graph.tensor[t].shape) for n, t in graph.gradients.items()}
+
+    def local_gradients(self) -> Local:
+        """Per worker: parameter -> the (region, tensor) parts that it holds of its gradient in the last step."""
+        if self._last != "train":
+            raise UsageError("there are no gradients: the last run was no training step")
+        return self._local("gradients", "train")
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Parameters and buffers by the model's names, whole, tied ones under each name: for ``load_state_dict``."""
+        names = [t.name for t in self.plan.state if t.kind in ("parameter", "buffer")]
+        found = self._state(names)
+        for alias, name in aliases(self.plan).items():
+            if name in found:
+                found[alias] = found[name]
+        return found if self._names is None else {n: t for n, t in found.items() if n in self._names}
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """The other state tensors (moments, master weights), whole."""
+        return self._state([t.name for t in self.plan.state if t.kind not in ("parameter", "buffer")])
+
+    def local_state(self) -> Local:
+        """Per worker: state tensor -> the (region, tensor) part that it holds."""
+        names = [t.name for t in self.plan.state]
+        found = self._working().call("parts", [(names,)] * self.plan.workers)
+        return [{name: [part] for name, part in parts.items()} for parts in found]
+
+    def _state(self, names: list[str]) -> dict[str, Tensor]:
+        shapes = {t.name: t.shape for t in self.plan.state}
+        found = self._working().call("parts", [(names,)] * self.plan.workers)
+        parts = [{name: [part] for name, part in held.items()} for held in found]
+        return {name: self._whole(parts, name, shapes[name]) for name in names}
+
+    def _local(self, method: str, entry: str) -> Local:
+        return self._working().call(method, [(entry,)] * self.plan.workers)
+
+    def _whole(self, parts: Local, name: str, shape: tuple[int, ...]) -> Tensor:
+        held = [part for worker in parts for part in worker.get(name, [])]
+        return assemble(shape, [(region, tensor.cpu()) for region, tensor in held])
+
+    # --- measurements -----------------------------------------------------------------------------------------------
+
+    def trace(self) -> list[Timing]:
+        """Start and end of every task of the last run, planned and measured, in microseconds from its first start."""
+        if not self._last:
+            return []
+        times = self._working().call("times", [(self._last,)] * self.plan.workers)
+        return timeline(self.plan.entries[self._last], times)
+
+    def timings(self) -> Timings:
+        """Step times so far, and what the workers did in the last one."""
+        return Timings.of([wall / 1000 for wall in self._walls], self.trace())
+
+    def memory(self) -> list[dict[str, int]]:
+        """Per worker, in bytes: see :meth:`superscaler.runtime.worker.Worker.memory`."""
+        return self._working().call("memory", [()] * self.plan.workers)
+
+    # --- checkpoints ------------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, path: str | Path) -> None:
+        """Write state and step count into the directory ``path``; one that is there is replaced when it is whole."""
+        checkpoint.save(self.plan, self._working(), Path(path), steps=self.steps, seed=self.seed)
+
+    def load_checkpoint(self, path: str | Path) -> None:
+        """Read what :meth:`save_checkpoint` wrote, under this plan or another one of the same model."""
+        progress = checkpoint.load(self.plan, self._working(), Path(path))
+        self.steps, self.seed = progress.steps, progress.seed
+
+    # --- ending -----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the job: nothing that it started is left behind."""
+        crew, self._crew = self._crew, None
+        if crew is not None:
+            crew.close()
+
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

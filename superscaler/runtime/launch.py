@@ -1,0 +1,78 @@
+"""Launching: a verified plan becomes a job on workers, in this process or on Ray actors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from superscaler.errors import UsageError, did_you_mean
+from superscaler.ir.plan import Plan
+from superscaler.runtime import checkpoint
+from superscaler.runtime.crew import Crew, InlineCrew
+from superscaler.runtime.initial import check_model, check_names, copied, draw_state, send_state
+from superscaler.runtime.job import Job
+from superscaler.runtime.worker import WorkerOptions
+
+Backend = Literal["ray", "inline"]
+Weights = str | Path | Mapping[str, Tensor]
+
+
+def launch(
+    plan: Plan,
+    model: nn.Module | None = None,
+    *,
+    backend: Backend = "ray",
+    memory: int | None = None,
+    compile: bool = False,
+    timeout: float = 300.0,
+    init_seed: int | None = None,
+    weights: Weights | None = None,
+) -> Job:
+    """Start the workers of a plan and give them their state; a context manager that leaves nothing behind.
+
+    ``model``: its parameters and buffers are copied, it is never touched. ``weights``: a checkpoint or Hugging Face
+    directory, or tensors by name, instead or on top. ``init_seed``: without either, where random weights start.
+    ``backend``: "ray" (an actor per worker) or "inline" (all workers in this process). ``memory``: bytes that a
+    worker's state and arena may take. ``compile``: run bodies through ``torch.compile``. ``timeout``: seconds that one
+    communication may take.
+
+    Raises :class:`PlanError` if the model is not the plan's, :class:`CheckpointError` if the weights are not,
+    :class:`ClusterError` if there is less of a machine than the plan needs.
+    """
+    if backend not in ("ray", "inline"):
+        raise UsageError(f"unknown backend {backend!r}", hint=did_you_mean(backend, ("ray", "inline")))
+    sources = _sources(plan, model, weights)
+    needs = [t.name for t in copied(plan) if t.name not in sources]
+    if needs and init_seed is None and not isinstance(weights, str | Path):
+        raise UsageError(f"{needs[0]!r} has no initial content", hint="give the model, weights= or init_seed=")
+    options = WorkerOptions("cuda" if torch.cuda.is_available() else "cpu", compile, memory, timeout)
+    crew = _crew(plan, backend, options)
+    try:
+        if needs and init_seed is not None:
+            draw_state(plan, crew, init_seed)
+        send_state(plan, crew, sources)
+        if isinstance(weights, str | Path):
+            checkpoint.load_weights(plan, crew, Path(weights), known=frozenset(sources))
+        return Job(plan, crew, model=model)
+    except BaseException:
+        crew.close()
+        raise
+
+
+def _sources(plan: Plan, model: nn.Module | None, weights: Weights | None) -> dict[str, Tensor]:
+    sources = {} if model is None else check_model(plan, model)
+    if isinstance(weights, Mapping):
+        sources.update(check_names(plan, weights, what="weights", partial=model is not None))
+    return sources
+
+
+def _crew(plan: Plan, backend: Backend, options: WorkerOptions) -> Crew:
+    if backend == "inline":
+        return InlineCrew(plan, options)
+    from superscaler.runtime.launch_ray import RayCrew
+
+    return RayCrew(plan, options)

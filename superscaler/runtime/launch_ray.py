@@ -1,0 +1,245 @@
+"""Workers as Ray actors: one process each, one call per step. The only file that imports ray.
+
+The plan is sent once, inputs go by the object store (equal parts once), everything else by ``torch.distributed``. When
+a worker dies the others are ended too, and nothing is left: no process, no shared memory, no file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+import torch
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from torch import Tensor
+
+from superscaler.errors import ClusterError, RunError, WorkerError
+from superscaler.ir.plan import Plan
+from superscaler.runtime.binding import program_of
+from superscaler.runtime.crew import Inputs
+from superscaler.runtime.execution import task_name
+from superscaler.runtime.progress import Progress
+from superscaler.runtime.station import Outcome, Station, pack, unpack
+from superscaler.runtime.worker import WorkerOptions
+
+START = 180.0  # seconds for all workers to come up
+GRACE = 4.0  # seconds in which the cause of a failure may show up behind its consequences
+INLINE = 64 << 10  # bytes of an input that go with the call itself
+STORE = 128 << 20  # bytes of the object store of a Ray that we start
+
+
+class Cluster:
+    """The Ray that a job runs on: the one there is, or one started for it and ended with it."""
+
+    def __init__(self, workers: int) -> None:
+        self.directory: Path | None = None
+        self.started = not ray.is_initialized()
+        if not self.started:
+            return
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(**quiet)
+            return
+        # Sockets lie in it, and their paths are limited to about a hundred characters.
+        self.directory = Path(tempfile.mkdtemp(prefix="ss-ray-", dir="/tmp"))
+        cpus = max(workers, os.cpu_count() or 1)
+        ray.init(
+            num_cpus=cpus, object_store_memory=STORE, include_dashboard=False, _temp_dir=str(self.directory), **quiet
+        )
+
+    def close(self) -> None:
+        """End what was started."""
+        if self.started:
+            ray.shutdown()
+        if self.directory is not None:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where an actor runs."""
+
+    node: str
+    host: str
+    process: int
+    cpus: int
+
+
+class _Actor(Station):
+    """A station that Ray can place."""
+
+    def where(self) -> Outcome:
+        """Where this process runs."""
+        node = ray.get_runtime_context().get_node_id()
+        cpus = len(psutil.Process().cpu_affinity() or [0])
+        return Outcome(Where(node, ray.util.get_node_ip_address(), os.getpid(), cpus))
+
+
+class RayCrew:
+    """One actor per worker. See :class:`~superscaler.runtime.crew.Crew`."""
+
+    def __init__(self, plan: Plan, options: WorkerOptions) -> None:
+        self.size = plan.workers
+        self.plan = plan
+        self.actors: list[Any] = []
+        self.processes: list[psutil.Process] = []
+        self.progress = Progress.create(plan.workers)
+        self.cluster = Cluster(plan.workers)
+        try:
+            self._start(plan, options)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, plan: Plan, options: WorkerOptions) -> None:
+        gpus = _gpus(plan)
+        kind = ray.remote(_Actor).options(num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0)
+        self.actors = [kind.remote() for _ in range(plan.workers)]
+        where = self._all("where", [()] * plan.workers, limit=START)
+        order = sorted(range(plan.workers), key=lambda i: where[i].node)  # neighbours on one node, as plans assume
+        self.actors, where = [self.actors[i] for i in order], [where[i] for i in order]
+        here = ray.get_runtime_context().get_node_id()
+        self.processes = [psutil.Process(w.process) for w in where if w.node == here]
+        port = self._all("serve", [(plan.workers, options.limit)], actors=self.actors[:1], limit=START)[0]
+        shared = ray.put(plan)
+        calls: list[tuple[Any, ...]] = []
+        for index, place in enumerate(where):
+            there = sum(w.node == place.node for w in where)
+            threads = max(1, place.cpus // there)
+            mine = WorkerOptions("cuda" if gpus else "cpu", options.compile, options.memory, options.limit, threads)
+            progress = self.progress.path if place.node == here else None
+            calls.append((shared, index, mine, where[0].host, port, progress))
+        self._all("start", calls, limit=START + options.limit)
+        self.progress.unlink()
+
+    def run(self, entry: str, inputs: Inputs, seed: tuple[int, int]) -> list[dict[str, float]]:
+        shared: dict[int, Any] = {}
+        calls: list[tuple[Any, ...]] = []
+        for part in inputs:
+            calls.append((entry, seed, list(part), *(self._deliver(t, shared) for t in part.values())))
+        return self._all("run", calls, entry=entry)
+
+    def _deliver(self, tensor: Tensor, shared: dict[int, Any]) -> Any:
+        """A tensor as an argument of a call: itself if it is small, else put into the store, once for all workers."""
+        if tensor.numel() * tensor.element_size() <= INLINE:
+            return pack(tensor)
+        if id(tensor) not in shared:
+            shared[id(tensor)] = ray.put(pack(tensor))
+        return shared[id(tensor)]
+
+    def call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        return unpack(self._all("call", [(method, *pack(args)) for args in arguments]))
+
+    def _all(
+        self,
+        method: str,
+        arguments: Sequence[tuple[Any, ...]],
+        *,
+        actors: Sequence[Any] | None = None,
+        limit: float | None = None,
+        entry: str = "",
+    ) -> list[Any]:
+        """A method of all actors at once; what they return, or the error that explains a failure."""
+        chosen = self.actors if actors is None else actors
+        refs = [getattr(a, method).remote(*args) for a, args in zip(chosen, arguments, strict=True)]
+        end = None if limit is None else time.monotonic() + limit
+        outcomes: dict[int, Outcome] = {}
+        waiting = list(range(len(refs)))
+        while waiting:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            done, _ = ray.wait([refs[i] for i in waiting], num_returns=1, timeout=left)
+            if not done:
+                raise self._slow(method, waiting, limit)
+            index = refs.index(done[0])
+            waiting.remove(index)
+            outcomes[index] = self._outcome(index, done[0], entry)
+            if outcomes[index].error is not None:
+                raise self._cause(refs, waiting, outcomes, entry)
+        return [outcomes[i].value for i in range(len(refs))]
+
+    def _outcome(self, index: int, ref: Any, entry: str) -> Outcome:
+        try:
+            return ray.get(ref, timeout=60)
+        except RayActorError as e:
+            return Outcome(None, self._died(index, str(e), entry), 0)
+        except (RayError, GetTimeoutError) as e:
+            return Outcome(None, RunError(f"worker {index} failed", str(e).strip().splitlines()[-1]), 1)
+
+    def _died(self, index: int, reason: str, entry: str) -> WorkerError:
+        details = [f"last task: {self.task(index, entry)}"]
+        lines = [line.strip() for line in reason.splitlines() if "died" in line or "exit" in line.lower()]
+        return WorkerError(
+            f"worker {index} died" + (f" in {self.task(index, entry)}" if entry else ""),
+            *details,
+            *lines[-1:],
+            hint="launch the plan again; load_checkpoint(...) goes on from the last checkpoint",
+        )
+
+    def task(self, index: int, entry: str) -> str:
+        """The task that a worker last began, as far as this machine can tell."""
+        program = program_of(self.plan.entries[entry], index) if entry else None
+        return "none" if program is None else task_name(program, self.progress.of(index))
+
+    def _cause(self, refs: list[Any], waiting: list[int], outcomes: dict[int, Outcome], entry: str) -> Exception:
+        """Of all errors that follow a failure, the one that explains the others: a death before a failed op before a
+        communication that failed because its peer did."""
+        end = time.monotonic() + GRACE
+        while waiting and min(o.rank for o in outcomes.values()) > 0:
+            done, _ = ray.wait([refs[i] for i in waiting], num_returns=1, timeout=max(0.0, end - time.monotonic()))
+            if not done:
+                break
+            index = refs.index(done[0])
+            waiting.remove(index)
+            outcomes[index] = self._outcome(index, done[0], entry)
+        worst = min((o for o in outcomes.values() if o.error is not None), key=lambda o: o.rank)
+        assert worst.error is not None
+        return worst.error
+
+    def _slow(self, method: str, waiting: list[int], limit: float | None) -> RunError:
+        return RunError(
+            f"workers {waiting} did not come up within {limit:g} s",
+            f"waiting for: {method}",
+            hint="`ray status`: is another job holding the CPUs?",
+        )
+
+    def close(self) -> None:
+        actors, self.actors = self.actors, []
+        for actor in actors:
+            with contextlib.suppress(Exception):
+                ray.kill(actor, no_restart=True)
+        processes, self.processes = self.processes, []
+        _, alive = psutil.wait_procs(processes, timeout=5)
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(alive, timeout=5)
+        self.cluster.close()
+        self.progress.close()
+
+
+def _gpus(plan: Plan) -> int:
+    """GPUs per worker: one if there are enough. Raises :class:`ClusterError` if the machine is too small."""
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    if cpus < plan.workers:
+        raise ClusterError(
+            f"the plan needs {plan.workers} workers, and Ray has {cpus} CPUs",
+            f"nodes: {len(ray.nodes())}",
+            hint=f"ray.init(num_cpus={plan.workers}), or a plan for fewer devices",
+        )
+    planned = any(kind.name != "cpu" for kind in plan.cluster.kinds)
+    if gpus < plan.workers and planned and torch.cuda.is_available():
+        raise ClusterError(f"the plan needs {plan.workers} GPUs, and Ray has {gpus}")
+    return int(torch.cuda.is_available() and gpus >= plan.workers)
