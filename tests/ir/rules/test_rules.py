@@ -43,7 +43,7 @@ def _lies(case: Case, text: str, linear: tuple[tuple[int, ...], ...] = ()) -> Ca
 def _caught(case: Case) -> bool:
     """Whether some splitting of the case gives another result than the whole."""
 
-    @settings(max_examples=60, deadline=None, database=None, derandomize=True)
+    @settings(max_examples=60, deadline=None, database=None, derandomize=True, report_multiple_bugs=False)
     @given(data=st.data())
     def search(data: st.DataObject) -> None:
         splits, space = data.draw(splittings(case.rule))
