@@ -6,7 +6,6 @@ from superscaler.scheduler.listing import list_schedule
 from superscaler.scheduler.problem import Certificate, Job, Problem, Timetable, makespan, verify
 from superscaler.scheduler.solve import solve
 
-
 # Importing `published` registers its schedules.
 __all__ = [
     "Certificate",

@@ -1,0 +1,212 @@
+"""A pipeline's schedule with its certificate, in a time that does not grow with the number of micro-batches.
+
+Closed-form bound, greedy family, steady state if memory is tight, exact windows at the ramps, exact proof if small; all
+of it on no more micro-batches than show both ramps and the steady state, which is then repeated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from time import monotonic
+
+from superscaler.errors import InfeasiblePlan, ScheduleError
+from superscaler.scheduler.bounds import Bound
+from superscaler.scheduler.constructive import find, orders
+from superscaler.scheduler.flow import Flow, Starts, flow_of
+from superscaler.scheduler.greedy import greedy, policies
+from superscaler.scheduler.listing import list_schedule
+from superscaler.scheduler.periodic import extend, feasible
+from superscaler.scheduler.pipeline import KINDS, PipelineProblem, to_problem
+from superscaler.scheduler.polish import Budget, from_kernel, polish, prove
+from superscaler.scheduler.problem import Certificate, Status, verify
+from superscaler.scheduler.ramps import ramp_bound
+from superscaler.scheduler.solve import solve
+
+EFFORT = 8.0
+_GREEDY_VISITS = 700_000
+"""Tasks that the greedy family may visit: about a second."""
+_EXACT_TASKS = 800
+"""Up to so many tasks the whole problem goes to the exact solver at once."""
+_TIGHT = 0.02
+
+
+@dataclass(frozen=True)
+class PipelineTimetable:
+    """The starts of a pipeline's tasks, by kind, stage and micro-batch, with their certificate."""
+
+    problem: PipelineProblem
+    starts: Starts
+    certificate: Certificate
+
+    @property
+    def makespan(self) -> int:
+        return self.certificate.makespan
+
+    @property
+    def bubble(self) -> float:
+        """The idle share of all devices over the makespan."""
+        problem = self.problem
+        work = problem.microbatches * sum(sum(problem.durations(kind)) for kind in KINDS)
+        return 1 - work / (problem.shape.devices * self.makespan)
+
+
+def solve_pipeline(
+    problem: PipelineProblem, *, seed: int = 0, effort: float = EFFORT, time_limit: float | None = None
+) -> PipelineTimetable:
+    """The best schedule found for ``problem`` with its certificate.
+
+    ``effort`` is deterministic: the same seed gives the same schedule on a busy machine too. ``time_limit`` (seconds)
+    is a fuse: what it cuts says ``time_limit``. Raises :class:`InfeasiblePlan` if memory holds no schedule.
+    """
+    began = monotonic()
+    check_memory(problem)
+    if problem.placement == "bidirectional" or not problem.comm_is_a_delay:
+        return _generic(problem, seed, effort, time_limit)
+    deadline = None if time_limit is None else began + time_limit
+    search = _Search(flow_of(problem), Budget(effort, seed, deadline))
+    starts = search.run()
+    certificate = replace(search.certificate(starts), seconds=monotonic() - began)
+    return PipelineTimetable(problem, starts, certificate)
+
+
+def named_pipeline(problem: PipelineProblem, name: str) -> PipelineTimetable:
+    """``problem`` under the schedule ``name``; its certificate says how far from the bound that is.
+
+    Raises :class:`UsageError` for an unknown name, :class:`ScheduleError` if the schedule does not fit in memory.
+    """
+    began = monotonic()
+    find(name)
+    whole = to_problem(problem)
+    steps = orders(name, problem.shape)
+    index = {(job.kind, job.stage, job.microbatch): i for i, job in enumerate(whole.jobs)}
+    turns = {(d, "compute"): [index[step] for step in order] for d, order in enumerate(steps)}
+    flat = list_schedule(whole, turns)
+    starts = _by_kind(problem, flat)
+    length = max(start + job.duration for job, start in zip(whole.jobs, flat, strict=True))
+    plain = problem.placement != "bidirectional"
+    bound = ramp_bound(flow_of(problem)) if plain else Bound(0, "none", "none")
+    certificate = Certificate(
+        status="optimal" if length == bound.value else "constructive",
+        makespan=length,
+        bound=bound.value,
+        bound_source=bound.source,
+        baseline=(length, name),
+        binding=bound.binding,
+        seconds=monotonic() - began,
+    )
+    return PipelineTimetable(problem, starts, certificate)
+
+
+def check_memory(problem: PipelineProblem) -> None:
+    """Raise :class:`InfeasiblePlan` if a device cannot even hold one micro-batch."""
+    shape = problem.shape
+    for device, limit in enumerate(problem.limits):
+        need = len(shape.stages_of(device))
+        if limit is not None and limit < need:
+            raise InfeasiblePlan(
+                f"no schedule fits the memory of device {device}",
+                f"one micro-batch keeps {need} activations there, one per stage; memory[{device}] is {limit}",
+                f"limits in conflict: memory[{device}], stages on device {device}",
+                hint=f"--max-activations {need}, or recompute a stage of device {device}",
+            )
+
+
+class _Search:
+    """The steps of one solution. The best schedule is kept here, whatever a solver returns."""
+
+    def __init__(self, flow: Flow, budget: Budget) -> None:
+        self.flow, self.budget = flow, budget
+        self.small = flow.with_microbatches(min(flow.microbatches, max(32, 4 * flow.devices)))
+        self.bound = ramp_bound(flow)
+        self.floor = ramp_bound(self.small).value
+        self.starts: Starts = []
+        self.length = 0
+        self.name = ""
+        self.baseline = (0, "")
+        self.searched = False
+
+    def run(self) -> Starts:
+        """The best schedule of all micro-batches."""
+        self.construct()
+        self.baseline = (self.length, self.name)
+        if self.length > self.floor and self.budget.effort > 0 and not self.budget.blown:
+            self.searched = True
+            self.improve()
+        starts = extend(self.small, self.starts, self.flow.microbatches)
+        if starts is None:
+            starts = min((greedy(self.flow, policy) for policy in self.favourites), key=self.flow.makespan)
+        if not feasible(self.flow, starts):
+            raise ScheduleError("a schedule failed its own check", hint="please report this problem")
+        if self.small is not self.flow and self.flow.microbatches > self.small.microbatches:
+            longer = self.flow.makespan(starts) - self.length
+            self.baseline = (self.baseline[0] + longer, self.baseline[1])
+        return starts
+
+    def construct(self) -> None:
+        """The greedy family, best first, until the bound or enough tasks are visited."""
+        visits = 0
+        tried: list[tuple[int, int]] = []
+        known = list(policies(self.small))
+        for number, policy in enumerate(known):
+            starts = greedy(self.small, policy)
+            self.offer(starts, str(policy))
+            tried.append((self.small.makespan(starts), number))
+            visits += self.small.tasks
+            if self.length == self.floor or visits > _GREEDY_VISITS or self.budget.blown:
+                break
+        self.favourites = [known[number] for _, number in sorted(tried)[:3]]
+
+    def improve(self) -> None:
+        small, budget, floor = self.small, self.budget, self.floor
+        if small.tasks <= _EXACT_TASKS:
+            starts, proven = prove(small, self.starts, floor, replace(budget, effort=budget.effort / 4))
+            self.offer(starts, "exact")
+            if proven and small.microbatches == self.flow.microbatches:
+                self.bound = Bound(self.length, "exact search", self.bound.binding)
+            if proven:
+                return
+        if self.length > floor * (1 + _TIGHT) and small.tasks < 4000:
+            self.try_kernel()
+        self.offer(polish(small, self.starts, floor, budget), "exact windows")
+
+    def try_kernel(self) -> None:
+        """A steady state beats greedy where memory is tight, by how much shows only after its ramps are polished."""
+        starts = from_kernel(self.small, replace(self.budget, effort=self.budget.effort / 4))
+        if starts is not None:
+            short = replace(self.budget, effort=self.budget.effort / 4)
+            self.offer(polish(self.small, starts, self.floor, short), "steady state")
+
+    def offer(self, starts: Starts, name: str) -> None:
+        length = self.small.makespan(starts)
+        if not self.starts or length < self.length:
+            self.starts, self.length, self.name = starts, length, name
+
+    def certificate(self, starts: Starts) -> Certificate:
+        length = self.flow.makespan(starts)
+        status: Status = "feasible" if self.searched else "constructive"
+        if self.budget.blown:
+            status = "time_limit"
+        return Certificate(
+            status="optimal" if length == self.bound.value else status,
+            makespan=length,
+            bound=self.bound.value,
+            bound_source=self.bound.source,
+            baseline=self.baseline,
+            binding=self.bound.binding,
+            seed=self.budget.seed,
+        )
+
+
+def _generic(problem: PipelineProblem, seed: int, effort: float, time_limit: float | None) -> PipelineTimetable:
+    """Where sends can meet on a lane, or stages move with the micro-batch: the solver of any problem."""
+    table = solve(to_problem(problem), seed=seed, effort=effort, time_limit=time_limit)
+    verify(table.problem, table.starts)
+    return PipelineTimetable(problem, _by_kind(problem, table.starts), table.certificate)
+
+
+def _by_kind(problem: PipelineProblem, flat: tuple[int, ...]) -> Starts:
+    stages, count = problem.stages, problem.microbatches
+    return [
+        [list(flat[(kind * stages + s) * count : (kind * stages + s + 1) * count]) for s in range(stages)]
+        for kind in range(3)
+    ]

@@ -1,0 +1,160 @@
+"""Greedy schedules of a pipeline, one event after another, in about 2 us a task.
+
+A device that is free takes a forward or backward that is ready, waits for one that is known to arrive soon, or fills
+in a weight gradient. A :class:`Policy` says which of those first, how many micro-batches may be in flight, and how long
+waiting may last. No policy can run out of memory: each stage leaves one place to every later stage of its device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import product
+from math import ceil
+
+from superscaler.scheduler.flow import BACKWARD, FORWARD, NEVER, WEIGHT, Flow, Starts
+
+PREFERENCES = ("forward first", "backward first", "oldest first", "nearest the turn", "late stages first")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """``reach`` and ``slack`` bound the micro-batches in flight of a stage: ``reach * round trip / period + slack``.
+
+    ``patience`` is the share of a weight gradient's duration that a device waits for a known arrival instead.
+    """
+
+    preference: str
+    reach: float
+    slack: float = 0.0
+    patience: float = 0.0
+
+    def __str__(self) -> str:
+        return f"greedy ({self.preference}, reach {self.reach:g}+{self.slack:g}, patience {self.patience:g})"
+
+
+def policies(flow: Flow) -> Iterator[Policy]:
+    """The family, the most often best ones first. With one stage per device only two preferences differ."""
+    kinds = 2 if flow.stages == flow.devices else len(PREFERENCES)
+    first = (
+        Policy("backward first", 99),
+        Policy("forward first", 1.5),
+        Policy("forward first", 1.2, 0.5, 0.3),
+        Policy("late stages first", 99),
+        Policy("oldest first", 2, 0.5),
+        Policy("late stages first", 2.5, 0.5),
+    )
+    yield from first
+    for patience, reach in product((0.0, 0.3, 0.6), (2, 1.2, 1.5, 2.5, 1.0, 0.8, 3, 99)):
+        for slack, preference in product((0.5, 0.0, 1.0), PREFERENCES[:kinds]):
+            if (policy := Policy(preference, reach, slack, patience)) not in first:
+                yield policy
+
+
+def greedy(flow: Flow, policy: Policy) -> Starts:
+    """The schedule that ``policy`` makes."""
+    period = max(flow.load)
+    in_flight = [max(1, ceil(policy.reach * trip / period + policy.slack)) for trip in flow.round_trip]
+    return _Greedy(flow, _offsets(flow, policy.preference), in_flight, policy.patience).play()
+
+
+def _offsets(flow: Flow, preference: str) -> tuple[list[float], list[float], float]:
+    """What is added to the time of arrival, by stage, for forwards and backwards, and per micro-batch: lowest first."""
+    count = flow.stages
+    near = 1 / (4 * count)
+    rank = {mine[i]: i for mine in flow.stages_of for i in range(len(mine))}
+    none = [0.0] * count
+    match preference:
+        case "forward first":
+            return [-rank[s] / 8 for s in range(count)], [0.25 - rank[s] / 8 for s in range(count)], 0.0
+        case "backward first":
+            return none, [-0.25] * count, 0.0
+        case "oldest first":
+            return none, [-near / 2 / (count + 1)] * count, near / (count + 1)
+        case "nearest the turn":
+            return [-s * near for s in range(count)], [-(2 * count - s) * near for s in range(count)], 0.0
+        case _:
+            late = [-0.5 * rank[s] for s in range(count)]
+            return late, [value - 0.25 for value in late], 0.0
+
+
+class _Greedy:
+    """One run. The inner loop is written for speed: it visits every task of every candidate schedule."""
+
+    def __init__(
+        self, flow: Flow, offsets: tuple[list[float], list[float], float], in_flight: list[int], patience: float
+    ) -> None:
+        self.flow = flow
+        self.forward_first, self.backward_first, self.aging = offsets
+        self.in_flight = in_flight
+        self.patience = patience
+        self.ends: Starts = [[[] for _ in range(flow.stages)] for _ in range(3)]
+        self.live = [0] * flow.devices
+        # One place is kept for each later stage of the device, so that memory never runs into a dead end.
+        self.reserve = {mine[i]: len(mine) - 1 - i for mine in flow.stages_of for i in range(len(mine))}
+
+    def play(self) -> Starts:
+        flow, ends = self.flow, self.ends
+        free = [0] * flow.devices
+        idle = [False] * flow.devices
+        heap = [(0, d) for d in range(flow.devices)]
+        while heap:
+            now, d = heappop(heap)
+            if now < free[d]:
+                continue
+            kind, s, start = self.choose(d, now)
+            if kind < 0:
+                idle[d] = True
+                continue
+            end = start + flow.duration[kind][s]
+            ends[kind][s].append(end)
+            self.live[d] += (kind == FORWARD) - (kind == WEIGHT)
+            free[d] = end
+            heappush(heap, (end, d))
+            neighbour = s + 1 if kind == FORWARD else s - 1 if kind == BACKWARD else -1
+            if 0 <= neighbour < flow.stages and idle[other := flow.device[neighbour]]:
+                idle[other] = False
+                heappush(heap, (max(now, free[other]), other))
+        duration = flow.duration
+        return [[[end - duration[k][s] for end in ends[k][s]] for s in range(flow.stages)] for k in range(3)]
+
+    def choose(self, d: int, now: int) -> tuple[int, int, int]:
+        """The task that device ``d``, free at ``now``, takes next: kind (-1: none is known), stage, start."""
+        kind, stage, start, weight = -1, -1, NEVER, -1
+        best = float(NEVER)
+        forwards, backwards, weights = self.ends
+        flow = self.flow
+        room = flow.capacity[d] - self.live[d]
+        oldest = NEVER
+        for s in flow.stages_of[d]:
+            nf, nb, nw = len(forwards[s]), len(backwards[s]), len(weights[s])
+            if nw < nb and backwards[s][nw] < oldest:
+                oldest, weight = backwards[s][nw], s
+            if nb < nf and (arrival := self.backward_arrival(s, nb)) < NEVER:
+                at = arrival if arrival > now else now
+                key = at + self.backward_first[s] + nb * self.aging
+                if key < best:
+                    best, kind, stage, start = key, BACKWARD, s, at
+            if nf - nb < self.in_flight[s] and nf < flow.microbatches and room > self.reserve[s]:
+                arrival = self.forward_arrival(s, nf)
+                if arrival < NEVER:
+                    at = arrival if arrival > now else now
+                    key = at + self.forward_first[s] + nf * self.aging
+                    if key < best:
+                        best, kind, stage, start = key, FORWARD, s, at
+        if weight >= 0 and (kind < 0 or start - now > self.patience * flow.duration[WEIGHT][weight]):
+            return WEIGHT, weight, now
+        return kind, stage, start
+
+    def forward_arrival(self, s: int, j: int) -> int:
+        if s == 0:
+            return 0
+        before = self.ends[FORWARD][s - 1]
+        return before[j] + self.flow.into_forward[s] if len(before) > j else NEVER
+
+    def backward_arrival(self, s: int, j: int) -> int:
+        if s == self.flow.stages - 1:
+            return self.ends[FORWARD][s][j]
+        before = self.ends[BACKWARD][s + 1]
+        return before[j] + self.flow.into_backward[s] if len(before) > j else NEVER

@@ -1,0 +1,116 @@
+"""Closed-form lower bounds of a pipeline: what its devices must idle while it fills and while it drains.
+
+On device d nothing but forwards can run before its first backward can, at X, and memory lets at most ``capacity`` of
+them start: in [0, X] it idles X less the work of those. Seen backwards in time, nothing but (input and weight)
+gradients of at most ``capacity`` activations can run after the last forward. If the work of d alone is as long as both
+windows, they are disjoint, and ``T >= microbatches * load + idle while filling + idle while draining``.
+
+For a linear pipeline of equal stages with K = p and F = W this is ``3mF + (p-1)(B + 4c)``; for V with equal costs and
+no communication the idle time is ``6p - 1 - 3K`` half-stage times while both terms are positive: both are attained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from superscaler.scheduler.bounds import Bound
+from superscaler.scheduler.flow import BACKWARD, FORWARD, WEIGHT, Flow
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """For each stage the least time before a forward and a backward; from the end, before a backward and a forward."""
+
+    forward: tuple[int, ...]
+    backward: tuple[int, ...]
+    backward_from_end: tuple[int, ...]
+    forward_from_end: tuple[int, ...]
+
+
+def heads(flow: Flow) -> Heads:
+    """The longest chains, of one micro-batch, to the start of each task and from its end."""
+    f, b, w = flow.duration
+    last = flow.stages - 1
+    forward, backward = [0] * (last + 1), [0] * (last + 1)
+    for s in range(1, last + 1):
+        forward[s] = forward[s - 1] + f[s - 1] + flow.into_forward[s]
+    backward[last] = forward[last] + f[last]
+    for s in range(last - 1, -1, -1):
+        backward[s] = backward[s + 1] + b[s + 1] + flow.into_backward[s]
+    from_end_b, from_end_f = [w[0]] * (last + 1), [0] * (last + 1)
+    for s in range(1, last + 1):
+        from_end_b[s] = max(w[s], from_end_b[s - 1] + b[s - 1] + flow.into_backward[s - 1])
+    from_end_f[last] = from_end_b[last] + b[last]
+    for s in range(last - 1, -1, -1):
+        from_end_f[s] = max(from_end_b[s] + b[s], from_end_f[s + 1] + f[s + 1] + flow.into_forward[s + 1])
+    return Heads(tuple(forward), tuple(backward), tuple(from_end_b), tuple(from_end_f))
+
+
+def ramp_bound(flow: Flow) -> Bound:
+    """The best bound of this kind over the devices; it also covers heads, tails and one critical path."""
+    head = heads(flow)
+    best = Bound(_one_microbatch(flow, head), "one micro-batch, out and back", "the critical path")
+    for d, mine in enumerate(flow.stages_of):
+        up, until = filling(flow, head, d)
+        down, since = draining(flow, head, d)
+        work = flow.microbatches * flow.load[d]
+        value = work + (up + down if work >= until + since else max(up, down))
+        if value > best.value:
+            best = Bound(value, "work and idle ramps of one device", _binding(flow, head, d, mine, up, down))
+    return max((best, memory_bound(flow)), key=lambda bound: bound.value)
+
+
+def filling(flow: Flow, head: Heads, d: int) -> tuple[int, int]:
+    """Least idle ticks of device d before its first backward can start, and that time."""
+    mine = flow.stages_of[d]
+    first, until = min(head.forward[s] for s in mine), min(head.backward[s] for s in mine)
+    work = _most_forwards([flow.duration[FORWARD][s] for s in mine], flow.capacity[d], flow.microbatches)
+    return until - min(until - first, work), until
+
+
+def draining(flow: Flow, head: Heads, d: int) -> tuple[int, int]:
+    """Least idle ticks of device d after its last forward must have ended, and that time, counted from the end."""
+    mine = flow.stages_of[d]
+    since = min(head.forward_from_end[s] for s in mine)
+    left = flow.capacity[d]
+    work = 0
+    for gradients in sorted((flow.duration[BACKWARD][s] + flow.duration[WEIGHT][s] for s in mine), reverse=True):
+        count = min(left, flow.microbatches)
+        work += count * gradients
+        left -= count
+    return since - min(since, work), since
+
+
+def memory_bound(flow: Flow) -> Bound:
+    """``capacity * T >= microbatches * shortest lives``: throughput when memory is the bottleneck."""
+    b, w = flow.duration[BACKWARD], flow.duration[WEIGHT]
+    best = Bound(0, "", "")
+    for d, mine in enumerate(flow.stages_of):
+        lives = sum(flow.round_trip[s] + b[s] + w[s] for s in mine)
+        value = -(-flow.microbatches * lives // flow.capacity[d])
+        if value > best.value:
+            best = Bound(value, "activations times their shortest lives", f"memory of device {d}")
+    return best
+
+
+def _most_forwards(durations: Sequence[int], capacity: int, microbatches: int) -> int:
+    """The most work of ``capacity`` forwards, later stages never ahead of earlier ones: a knapsack of prefixes."""
+    prefixes = [sum(durations[: count + 1]) for count in range(len(durations))]
+    if capacity >= microbatches * len(durations):
+        return microbatches * prefixes[-1]
+    best = [0] * (capacity + 1)
+    for room in range(1, capacity + 1):
+        best[room] = max(best[room - n - 1] + value for n, value in enumerate(prefixes) if n < room)
+    return min(best[capacity], microbatches * prefixes[-1])
+
+
+def _one_microbatch(flow: Flow, head: Heads) -> int:
+    f, b, w = flow.duration
+    turn = head.backward[0] + b[0] + w[0]
+    return max(turn, *(head.forward[s] + f[s] + head.forward_from_end[s] for s in range(flow.stages)))
+
+
+def _binding(flow: Flow, head: Heads, d: int, mine: Sequence[int], up: int, down: int) -> str:
+    limited = up > min(head.forward[s] for s in mine) or down > 0
+    return f"compute of device {d}" + (f", kept waiting by memory[{d}] = {flow.capacity[d]}" if limited else "")
