@@ -130,6 +130,19 @@ class VTensor:
             self._space.share(region, at, source.region, lo, hi)
         self._size += nbytes
 
+    def share_chunks(self, parts: Sequence[Chunks]) -> None:
+        """:meth:`share` several held pieces, one behind the other, with as few system calls as they have runs."""
+        region, chunk = self._open(), self._space.chunk
+        chunks = [number for part in parts for number in part.chunks]
+        if self._size % chunk:
+            raise UsageError(f"{region.name}: share behind {self._size:,} bytes", f"not a multiple of {chunk:,}")
+        at = self._size // chunk
+        if at + len(chunks) > region.count:
+            raise OutOfMemory(f"{region.name}: its address range is full", hint="reserve more")
+        if chunks:
+            self._space.share_held(region, at, chunks, parts[0].account)
+            self._size += len(chunks) * chunk
+
     def hold(self, start: int, stop: int) -> Chunks:
         """A reference to the chunks of bytes ``[start, stop)`` that outlives this vTensor and needs no addresses."""
         region = self._open()
@@ -215,6 +228,11 @@ class Chunks:
     def size(self) -> int:
         """Bytes held."""
         return len(self.chunks) * self.space.chunk
+
+    @property
+    def shared(self) -> bool:
+        """Whether somebody else refers to any of the chunks, too."""
+        return any(self.space.store.is_shared(chunk) for chunk in self.chunks)
 
     def free(self) -> None:
         """Let go of the chunks; those nobody else refers to go back to the system."""

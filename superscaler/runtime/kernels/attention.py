@@ -1,0 +1,132 @@
+"""Attention of new tokens over cached keys and values that are contiguous per sequence, by their base addresses.
+
+``decode``: one new token per sequence. ``prefill``: any number of new tokens behind a cached prefix. Both take
+sequences of unequal length and grouped query heads; both run on a GPU, or in Triton's interpreter
+(``TRITON_INTERPRET=1`` before triton is imported) on the CPU. Triton is imported by the first call.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from superscaler.errors import BackendUnavailable, UsageError
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class CachedKV:
+    """One layer's keys and values of a batch of sequences.
+
+    ``keys``, ``values``: int64 ``[batch]``, the address of each sequence's first row. ``lengths``: int32 ``[batch]``,
+    tokens in each, the new ones included. Rows are ``token_stride`` elements of ``dtype`` apart, and each begins with
+    ``heads`` key-value heads of ``dim`` elements.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    lengths: torch.Tensor
+    longest: int
+    heads: int
+    dim: int
+    token_stride: int
+    dtype: torch.dtype
+
+
+def decode(query: torch.Tensor, cached: CachedKV, *, scale: float | None = None, splits: int = 0) -> torch.Tensor:
+    """Attention of one token per sequence: ``query`` ``[batch, query heads, dim]``; the result is alike.
+
+    ``splits``: into how many parts each sequence is cut, worked on at the same time (0: as many as fill the device).
+    A sequence of length 0 yields zeros.
+    """
+    programs = _programs(query, cached)
+    batch, query_heads, dim = query.shape
+    group = _group(query_heads, cached)
+    block_n = 64
+    splits = splits or _splits(batch * cached.heads, cached.longest, block_n, query.device)
+    parts = torch.empty((batch, query_heads, splits, dim), dtype=torch.float32, device=query.device)
+    lse = torch.empty((batch, query_heads, splits), dtype=torch.float32, device=query.device)
+    out = torch.empty_like(query, memory_format=torch.contiguous_format)
+    block_d = _power_of_two(dim, least=16)
+    programs.decode_split[(batch, cached.heads, splits)](
+        query.contiguous(), cached.keys, cached.values, cached.lengths, parts, lse,
+        dim**-0.5 if scale is None else scale, cached.heads, dim, cached.token_stride,
+        GROUP=group, SPLITS=splits, BLOCK_M=_power_of_two(group, least=16), BLOCK_N=block_n, BLOCK_D=block_d,
+        PRECISE=_precise(cached.dtype),
+    )  # fmt: skip
+    programs.decode_combine[(batch * query_heads,)](
+        parts, lse, out, dim, SPLITS=splits, BLOCK_S=_power_of_two(splits, least=1), BLOCK_D=block_d
+    )
+    return out
+
+
+def prefill(
+    query: torch.Tensor, starts: torch.Tensor, most: int, cached: CachedKV, *, scale: float | None = None
+) -> torch.Tensor:
+    """Causal attention of the new tokens of each sequence over all its tokens, the new ones being its last.
+
+    ``query``: ``[new tokens, query heads, dim]``, sequence after sequence; sequence ``i`` has the rows ``starts[i]`` to
+    ``starts[i + 1]`` (int32 ``[batch + 1]``), at most ``most`` of them. The result is like ``query``.
+    """
+    programs = _programs(query, cached)
+    _, query_heads, dim = query.shape
+    group = _group(query_heads, cached)
+    block_m, block_n = (64, 64) if dim <= 128 else (32, 32)
+    batch = cached.lengths.numel()
+    out = torch.empty_like(query, memory_format=torch.contiguous_format)
+    if not most or not batch:
+        return out
+    programs.prefill[(-(-most // block_m), query_heads, batch)](
+        query.contiguous(), starts, cached.keys, cached.values, cached.lengths, out,
+        dim**-0.5 if scale is None else scale, query_heads, dim, cached.token_stride,
+        GROUP=group, BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_D=_power_of_two(dim, least=16),
+        PRECISE=_precise(cached.dtype),
+    )  # fmt: skip
+    return out
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter runs the kernels, on the CPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _programs(query: torch.Tensor, cached: CachedKV) -> Any:
+    """The module of the kernels, after a check that they can take this."""
+    if query.dtype != cached.dtype or cached.dtype not in _DTYPES or query.shape[-1] != cached.dim:
+        raise UsageError(
+            f"attention of {query.dtype} queries of {query.shape[-1]} over {cached.dtype} keys of {cached.dim}",
+            hint="alike, and float16, bfloat16 or float32",
+        )
+    if query.device.type == "cpu" and not interpreted():
+        raise BackendUnavailable(
+            "Triton's kernels need a GPU", hint="scaled_dot_product_attention on the views, or TRITON_INTERPRET=1"
+        )
+    return importlib.import_module("superscaler.runtime.kernels.programs")
+
+
+def _group(query_heads: int, cached: CachedKV) -> int:
+    group, rest = divmod(query_heads, cached.heads)
+    if rest or not group:
+        raise UsageError(f"{query_heads} query heads over {cached.heads} key-value heads", hint="a multiple")
+    return group
+
+
+def _precise(dtype: torch.dtype) -> bool:
+    # The interpreter's product of bfloat16 is wrong.
+    return dtype == torch.float32 or interpreted()
+
+
+def _splits(programs: int, longest: int, block: int, device: torch.device) -> int:
+    """Enough parts to give every multiprocessor two programs, each at least one block long."""
+    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 8
+    return max(1, min(-(-longest // block), -(-2 * processors // max(programs, 1)), 64))
+
+
+def _power_of_two(number: int, *, least: int) -> int:
+    return max(least, 1 << math.ceil(math.log2(max(number, 1))))

@@ -1,0 +1,1 @@
+"""What serving stands on: KV caches on virtual memory."""
