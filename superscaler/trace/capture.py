@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,8 @@ def capture(
         stack.enter_context(explained())
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
+        if promote:  # a traced factory call without a dtype takes the default one again when it is traced jointly
+            stack.enter_context(_default_float64())
         program = _export(entry, tensors, promote=promote, position_ids=position_ids)
         joint: Any = aot_export_joint_with_descriptors(stack, program.module(), tuple(tensors), decompositions=table())
         constants = {name: value for name, value in program.constants.items() if isinstance(value, Tensor)}
@@ -40,10 +42,15 @@ def capture(
 def _export(
     entry: Entry, tensors: Sequence[Tensor], *, promote: bool, position_ids: bool
 ) -> torch.export.ExportedProgram:
-    before = torch.get_default_dtype()
     with transformers_masks.installed(position_ids=position_ids), preserve_node_meta(), Intercept(promote=promote):
-        torch.set_default_dtype(torch.float64 if promote else before)
-        try:
-            return torch.export.export(entry, tuple(tensors), strict=False)
-        finally:
-            torch.set_default_dtype(before)
+        return torch.export.export(entry, tuple(tensors), strict=False)
+
+
+@contextlib.contextmanager
+def _default_float64() -> Generator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -39,7 +39,6 @@ _NAMES = (
     "addcdiv",
     "lerp",
     "logaddexp",
-    "unfold_backward",
     "im2col",
     "col2im",
     "_prelu_kernel",

@@ -157,7 +157,7 @@ class Drafter:
         values = node.meta.get("val")
         found = tuple(values) if isinstance(values, list | tuple) else (values,)
         outs = tuple(None if value is None else _like(node, value) for value in found)
-        return Call(str(target), tuple(args), dict(kwargs), named, outs)
+        return Call(str(target), tuple(args), dict(kwargs), named, outs, _strides(node))
 
     def _output(self, node: fx.Node) -> None:
         (results,) = node.args
@@ -181,6 +181,12 @@ class Drafter:
 
 def _schema(target: OpOverload) -> Any:
     return target._schema  # pyright: ignore[reportPrivateUsage]
+
+
+def _strides(node: fx.Node) -> tuple[int, ...]:
+    first = node.args[0] if node.args else None
+    value = first.meta.get("val") if isinstance(first, fx.Node) else None
+    return tuple(value.stride()) if isinstance(value, torch.Tensor) else ()
 
 
 def _like(node: fx.Node, value: Any) -> Like:

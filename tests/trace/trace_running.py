@@ -39,6 +39,8 @@ def plain(
 ) -> tuple[Tensor, dict[str, Tensor], nn.Module]:
     """Loss and gradients of the model in plain torch, in float64 throughout, and the model after it."""
     reference = copy.deepcopy(model).double().train(train)
+    for module in reference.modules():
+        vars(module).update({n: double(v) for n, v in vars(module).items() if isinstance(v, Tensor)})
     with Float64Mode():
         value = loss(reference(*map(double, args), **{k: double(v) for k, v in kwargs.items()}))
         value.backward()

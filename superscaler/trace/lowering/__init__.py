@@ -5,7 +5,9 @@ An op in no table becomes the op of the same name with the same arguments.
 
 from __future__ import annotations
 
-from superscaler.trace.draft import Builder
+from dataclasses import replace
+
+from superscaler.trace.draft import Builder, Value
 from superscaler.trace.lowering import (
     attention,
     convolution,
@@ -19,6 +21,7 @@ from superscaler.trace.lowering import (
     shapes,
 )
 from superscaler.trace.lowering.call import Call, Lowering, Result
+from superscaler.trace.lowering.pointwise import cast
 
 LOWERINGS: dict[str, Lowering] = {
     **attention.LOWERINGS,
@@ -37,11 +40,21 @@ LOWERINGS: dict[str, Lowering] = {
 _PLACEMENT = frozenset({"layout", "device", "pin_memory", "memory_format", "non_blocking", "requires_grad"})
 
 
+def _of_floats(b: Builder, call: Call) -> Call:
+    """A float function of integers, with a cast of its own: its result would be of the default dtype where it runs."""
+    dtypes = {like[1] for like in call.outs if like is not None}
+    tensors = [arg for arg in call.args if isinstance(arg, Value)]
+    if len(dtypes) != 1 or not tensors or any(x.floating for x in tensors) or "float" not in min(dtypes):
+        return call
+    return replace(call, args=tuple(cast(b, x, min(dtypes)) if isinstance(x, Value) else x for x in call.args))
+
+
 def lower(b: Builder, call: Call) -> Result:
     """Append the ops of ``call`` and give its results."""
     found = LOWERINGS.get(call.target)
     if found is not None:
         return found(b, call)
+    call = _of_floats(b, call)
     kwargs = {name: value for name, value in call.kwargs.items() if name not in _PLACEMENT and value is not None}
     args = [*call.args, {"kw": kwargs}] if kwargs else list(call.args)
     name = call.target if call.target.startswith("aten.") else call.target.removesuffix(".default")

@@ -13,13 +13,17 @@ Result = Value | tuple[Value | None, ...]
 
 @dataclass(frozen=True)
 class Call:
-    """``args`` and ``kwargs`` as traced; ``named`` the same by the schema's names, defaults filled in."""
+    """``args`` and ``kwargs`` as traced; ``named`` the same by the schema's names, defaults filled in.
+
+    ``strides``: how the first argument lay in memory while it was traced, where an op reads memory and not elements.
+    """
 
     target: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     named: dict[str, Any]
     outs: tuple[Like | None, ...]
+    strides: tuple[int, ...] = ()
 
     def __getitem__(self, name: str) -> Any:
         return self.named[name]

@@ -1,9 +1,11 @@
-"""Rows looked up in tables, and their gradients."""
+"""Lookups by index, and their adjoints: a gradient is added up where its elements were taken from."""
 
 from __future__ import annotations
 
-from superscaler.trace.draft import Builder, Value
+from superscaler.trace.draft import Builder, Shape, Value
 from superscaler.trace.lowering.call import Call, Lowering, Result
+from superscaler.trace.lowering.pointwise import binary, scale
+from superscaler.trace.views import block, permute, reshape, unblock
 
 
 def _padding(index: int) -> int | None:
@@ -18,12 +20,108 @@ def _embedding(b: Builder, c: Call) -> Result:
 def _embedding_backward(b: Builder, c: Call) -> Result:
     if c["scale_grad_by_freq"]:
         raise NotImplementedError("an embedding whose gradient is scaled by frequency depends on the whole batch")
-    grad: Value = c["grad_output"]
-    args = [grad, c["indices"], "#local:v", "#start:v", _padding(c["padding_idx"])]
+    args = [c["grad_output"], c["indices"], "#local:v", "#start:v", _padding(c["padding_idx"])]
     return b.op("superscaler.embedding_backward", args, c.out)
+
+
+def _gather(b: Builder, c: Call) -> Result:
+    x: Value = c["self"]
+    return b.op(c.target, [x, c["dim"] % x.rank if x.rank else 0, c["index"]], c.out)
+
+
+def _index(b: Builder, c: Call) -> Result:
+    return b.op("aten.index.Tensor", [c["self"], list(c["indices"])], c.out)
+
+
+def _index_select(b: Builder, c: Call) -> Result:
+    x: Value = c["self"]
+    return b.op(c.target, [x, c["dim"] % x.rank, c["index"]], c.out)
+
+
+def _zeros(x: Value) -> bool:
+    return x.fill == 0
+
+
+def _scatter(b: Builder, c: Call) -> Result:
+    """Into zeros it is the adjoint of a gather: elements are added, or (from sort and topk) each place is hit once."""
+    x, index, source = c["self"], c["index"], c["src"]
+    dim = c["dim"] % x.rank if x.rank else 0
+    adds = c.target == "aten.scatter_add.default" or b.origin.phase == "backward"
+    if _zeros(x) and adds and x.rank and index.shape == source.shape:
+        return b.op("superscaler.gather_backward", [source, index, "#shape", dim], c.out)
+    return b.op(c.target, [x, dim, index, source], c.out)
+
+
+def _index_add(b: Builder, c: Call) -> Result:
+    x: Value = c["self"]
+    dim = c["dim"] % x.rank
+    source = c["source"] if c["alpha"] == 1 else scale(b, c["source"], c["alpha"])
+    if _zeros(x):
+        return b.op("superscaler.index_backward", [source, [*([None] * dim), c["index"]], "#shape"], c.out)
+    return b.op(c.target, [x, dim, c["index"], source], c.out)
+
+
+def _index_put(b: Builder, c: Call) -> Result:
+    x, values = c["self"], c["values"]
+    if _zeros(x) and c["accumulate"]:
+        return b.op("superscaler.index_backward", [values, list(c["indices"]), "#shape"], c.out)
+    return b.op("aten.index_put.default", [x, list(c["indices"]), values, c["accumulate"]], c.out)
+
+
+def _windows(b: Builder, count: int, size: int, step: int) -> Value:
+    """The positions [count, size] of the elements of each window."""
+    like = ((count,), "int64")
+    starts = b.op("superscaler.arange", [0, step, "int64", "#start:n", "#local:n"], like)
+    within = b.op("superscaler.arange", [0, 1, "int64", "#start:n", "#local:n"], ((size,), "int64"))
+    columns = reshape(b, starts, (count, 1))
+    return binary(b, "add", columns, reshape(b, within, (1, size)), ((count, size), "int64"))
+
+
+def _moved(rank: int, source: int, target: int) -> list[int]:
+    """The permutation that moves one dim to another place."""
+    order = [d for d in range(rank) if d != source]
+    order.insert(target, source)
+    return order
+
+
+def _unfold(b: Builder, c: Call) -> Result:
+    x, size, step = c["self"], c["size"], c["step"]
+    dim, shape = c["dimension"] % x.rank, c.out[0]
+    count = shape[dim]
+    apart: Shape = (*x.shape[:dim], count, size, *x.shape[dim + 1 :])
+    if step == size:
+        found = reshape(b, block(b, x, dim, 0, count * size), apart)
+    else:
+        index = [*([None] * dim), _windows(b, count, size, step)]
+        found = b.op("aten.index.Tensor", [x, index], (apart, x.dtype))
+    return permute(b, found, _moved(len(apart), dim + 1, len(apart) - 1))
+
+
+def _unfold_backward(b: Builder, c: Call) -> Result:
+    grad, size, step = c["grad_in"], c["size"], c["step"]
+    sizes: list[int] = c["input_sizes"]
+    dim = c["dim"] % len(sizes)
+    rows = permute(b, grad, _moved(grad.rank, grad.rank - 1, dim + 1))
+    count = rows.shape[dim]
+    if step == size:
+        merged = reshape(b, rows, (*rows.shape[:dim], count * size, *rows.shape[dim + 2 :]))
+        return unblock(b, merged, dim, 0, sizes[dim])
+    index = [*([None] * dim), _windows(b, count, size, step)]
+    return b.op("superscaler.index_backward", [rows, index, "#shape"], c.out)
 
 
 LOWERINGS: dict[str, Lowering] = {
     "aten.embedding.default": _embedding,
     "aten.embedding_dense_backward.default": _embedding_backward,
+    "aten.gather.default": _gather,
+    "aten.index.Tensor": _index,
+    "aten._unsafe_index.Tensor": _index,
+    "aten.index_select.default": _index_select,
+    "aten.scatter.src": _scatter,
+    "aten.scatter_add.default": _scatter,
+    "aten.index_add.default": _index_add,
+    "aten.index_put.default": _index_put,
+    "aten._unsafe_index_put.default": _index_put,
+    "aten.unfold.default": _unfold,
+    "aten.unfold_backward.default": _unfold_backward,
 }

@@ -21,6 +21,8 @@ _NEUTRAL = {"add": 0, "sub": 0, "mul": 1, "div": 1}
 
 def binary(b: Builder, name: str, x: Value, y: Value | Number, like: Like) -> Value:
     """``x name y`` for add, sub, mul or div; a constant ``y`` becomes an attribute of the op."""
+    if "float" in like[1] and not x.floating and not (isinstance(y, Value) and y.floating):
+        x = cast(b, x, like[1])  # else the result is of the default dtype of whoever runs it
     if name in ("add", "mul") and x.fill is not None and isinstance(y, Value):
         x, y = y, x
     number = y.fill if isinstance(y, Value) else y
@@ -91,10 +93,12 @@ def _convert_element_type(b: Builder, c: Call) -> Result:
 
 
 def _where(b: Builder, c: Call) -> Result:
-    condition, x, y = c["condition"], c["self"], c["other"]
-    if isinstance(x, Value) and isinstance(y, Value) and x.fill is not None and x.fill == y.fill:
-        return b.full(c.out[0], x.fill, c.out[1])
-    return b.op(c.target, [condition, x, y], c.out)
+    shape, dtype = c.out
+    condition, *given = c["condition"], c["self"], c["other"]
+    x, y = (cast(b, v, dtype) if isinstance(v, Value) else b.full((), v, dtype) for v in given)
+    if x.fill is not None and x.fill == y.fill:
+        return b.full(shape, x.fill, dtype)
+    return b.op("aten.where.self", [condition, x, y], c.out)
 
 
 def _copy(b: Builder, c: Call) -> Result:
@@ -106,7 +110,7 @@ LOWERINGS: dict[str, Lowering] = {
     "aten._to_copy.default": _to_copy,
     "aten.copy.default": _copy,
     "aten.neg.default": _neg,
-    "aten.where.self": _where,
+    **{f"aten.where.{form}": _where for form in ("self", "Scalar", "ScalarSelf", "ScalarOther")},
     "prims.convert_element_type.default": _convert_element_type,
     **{
         f"aten.{name}.default": _identity

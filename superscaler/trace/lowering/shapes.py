@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
+
 from superscaler.trace.draft import Builder, Value
 from superscaler.trace.lowering.call import Call, Lowering, Result, dims_of
 from superscaler.trace.lowering.pointwise import cast
@@ -135,6 +138,27 @@ def _pad(b: Builder, c: Call) -> Result:
     return b.op(c.target, [c["self"], list(c["pad"]), c["value"]], c.out)
 
 
+def _as_strided(b: Builder, c: Call) -> Result:
+    x: Value = c["self"]
+    size, stride = tuple(c["size"]), tuple(c["stride"])
+    if not c["storage_offset"]:
+        if (size, stride) == (x.shape, c.strides):
+            return x
+        if prod(size) == x.numel and _packed(size, stride) and _packed(x.shape, c.strides):
+            return reshape(b, x, size)
+    raise NotImplementedError("as_strided reads memory by address, which has no meaning for a tensor in parts")
+
+
+def _packed(size: Sequence[int], stride: Sequence[int]) -> bool:
+    """Whether a tensor lies in memory row by row, without gaps."""
+    step = 1
+    for n, s in zip(reversed(size), reversed(stride), strict=True):
+        if n != 1 and s != step:
+            return False
+        step *= n
+    return True
+
+
 LOWERINGS: dict[str, Lowering] = {
     **dict.fromkeys(
         (
@@ -152,6 +176,7 @@ LOWERINGS: dict[str, Lowering] = {
         ),
         _reshape,
     ),
+    "aten.as_strided.default": _as_strided,
     "aten.permute.default": _permute,
     "aten.t.default": _t,
     "aten.transpose.int": _transpose,
