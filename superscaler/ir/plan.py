@@ -2,74 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
-import msgspec
-
-from superscaler.ir.cluster import Cluster
-from superscaler.ir.graph import Graph
-from superscaler.ir.layout import Layout, Space
-from superscaler.ir.program import Definition, Grouping, Program, Route
+from superscaler.ir import plan_file
+from superscaler.ir.check import check
+from superscaler.ir.entry import Certificate, Contents, Entry, StateTensor
 
 
-class Certificate(msgspec.Struct, frozen=True):
-    """How good a schedule is known to be. Times in microseconds; ``gap`` = (makespan - bound) / makespan."""
+class Plan(Contents, frozen=True, dict=True):
+    """A verified, executable parallelization plan. Made by ``compile`` or ``Plan.load``, both of which check it."""
 
-    status: str
-    makespan: int
-    bound: int
-    gap: float
-    baseline: int
-    baseline_name: str
-    binding: str
-    seed: int
-    seconds: float
+    def save(self, path: str | Path) -> None:
+        """Write the plan to a file: text, self-contained, whole or not at all. Raises :class:`PlanFileError`."""
+        plan_file.save(self, path)
 
+    @staticmethod
+    def load(path: str | Path) -> Plan:
+        """The plan in a file, checked. Runs no code from it.
 
-class Entry(msgspec.Struct, frozen=True):
-    """One thing the plan can do (``train``, ``eval``): its source Graph, its Programs and their certificate.
-
-    ``microaxis``: the time axis of micro-batches, or "" if the batch is run whole. ``bubble``: idle share of the
-    compute lanes between the first task and the last.
-    """
-
-    graph: Graph
-    definitions: tuple[Definition, ...]
-    programs: tuple[Program, ...]
-    groupings: tuple[Grouping, ...]
-    routes: tuple[Route, ...]
-    certificate: Certificate
-    microaxis: str = ""
-    microbatches: int = 1
+        Raises :class:`PlanFileError` for a file that is truncated, edited or of a newer version, and
+        :class:`CheckError` for a plan that is proven wrong.
+        """
+        plan = plan_file.load(path, Plan)
+        check(plan)
+        return plan
 
 
-class StateTensor(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A tensor that lives across steps: its layout, and how it starts where no weights are given.
-
-    ``init``: "parameter" or "buffer" (copied from the module) or a number (filled).
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    kind: str
-    layout: Layout
-    init: str | float = "parameter"
-
-
-class Plan(msgspec.Struct, frozen=True, dict=True):
-    """A verified, executable parallelization plan. Made by ``compile`` or ``Plan.load``, both of which check it.
-
-    ``model``: what the plan was compiled from (name, parameters' fingerprint). ``settings``: how it was compiled.
-    ``assumptions``: discovered rules that every proof of this plan rests on.
-    """
-
-    entries: dict[str, Entry]
-    space: Space
-    state: tuple[StateTensor, ...]
-    cluster: Cluster
-    workers: int
-    model: dict[str, Any] = {}
-    settings: dict[str, Any] = {}
-    assumptions: tuple[str, ...] = ()
-    version: int = 1
+__all__ = ["Certificate", "Entry", "Plan", "StateTensor"]

@@ -36,12 +36,12 @@ from superscaler.ir.check.scope import Scope
 from superscaler.ir.check.sizes import PartSizes
 from superscaler.ir.check.spaces import Layouts, check_space, check_state
 from superscaler.ir.check.steps import run_block
-from superscaler.ir.plan import Entry, Plan
+from superscaler.ir.entry import Contents, Entry
 
 __all__ = ["EntryReport", "Fault", "FaultKind", "Place", "Report", "check"]
 
 
-def check(plan: Plan, *, strict: bool = False) -> Report:
+def check(plan: Contents, *, strict: bool = False) -> Report:
     """Prove that ``plan`` computes what its Graphs say, on every worker, without deadlock and within memory.
 
     ``strict``: refuse rules found by discovery. Raises :class:`Fault` (a :class:`CheckError`) that names the kind of
@@ -64,7 +64,7 @@ def check(plan: Plan, *, strict: bool = False) -> Report:
 
 
 def _check_entry(
-    plan: Plan, name: str, entry: Entry, layouts: Layouts, state: dict[int, int]
+    plan: Contents, name: str, entry: Entry, layouts: Layouts, state: dict[int, int]
 ) -> tuple[EntryReport, list[str]]:
     scope = Scope(plan, name, entry)
     check_graph(scope)
@@ -87,7 +87,7 @@ def _check_entry(
     return EntryReport(len(scope.roles), tasks, comms, memory), _assumptions(scope)
 
 
-def _run_roles(scope: Scope, plan: Plan) -> tuple[dict[int, tuple[Bodies, History]], dict[int, dict[int, Body]]]:
+def _run_roles(scope: Scope, plan: Contents) -> tuple[dict[int, tuple[Bodies, History]], dict[int, dict[int, Body]]]:
     """Every block of every role, run once, in the order in which blocks first execute; then the order of tasks."""
     ops, regions = Ops(scope), Regions(plan.space)
     kept: dict[int, tuple[Bodies, History]] = {}

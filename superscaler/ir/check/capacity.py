@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from superscaler.ir.check.sizes import PartSizes, even, largest
+from superscaler.ir.entry import Contents, StateTensor
 from superscaler.ir.graph import ITEMSIZE, Tensor
 from superscaler.ir.layout import Layout
-from superscaler.ir.plan import Plan, StateTensor
 
 
-def state_bytes(plan: Plan) -> dict[int, int]:
+def state_bytes(plan: Contents) -> dict[int, int]:
     """Worker -> bytes of all state that it holds, whatever the entry."""
     per_mesh: dict[str, int] = {}
     total: dict[int, int] = {}
@@ -27,6 +27,6 @@ def state_bytes(plan: Plan) -> dict[int, int]:
     return total
 
 
-def _uneven(plan: Plan, state: StateTensor, layout: Layout, worker: int) -> int:
+def _uneven(plan: Contents, state: StateTensor, layout: Layout, worker: int) -> int:
     coords = plan.space.mesh(layout.mesh).coords(worker)
     return largest(plan.space, state.shape, layout, coords) * ITEMSIZE[state.dtype]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from superscaler.ir.check.bodies import Act, Bodies, Body, Event, Slot
 from superscaler.ir.check.fault import Fault, FaultKind, Place, fault
 from superscaler.ir.check.moves import mismatch
@@ -21,6 +23,7 @@ class Instances:
         self.block: Block = bodies.role.program.blocks[number]
         self.body = Body()
         self.local: dict[Slot, int] = {}
+        self.views: dict[int, frozenset[int]] = {}  # value of this block -> the state that it may be a view of
         self.step: Step | None = None
 
     def wrong(self, kind: FaultKind, what: str, *why: str, right: str | None = None) -> Fault:
@@ -78,8 +81,23 @@ class Instances:
             )  # fmt: skip
         self.body.reads.add(value)
 
+    def state_behind(self, value: int) -> frozenset[int]:
+        """The state tensors whose storage a value of this block may share."""
+        return frozenset((value,)) if value in self.role.state_of else self.views.get(value, frozenset())
+
+    def view(self, value: int, bases: Iterable[int]) -> None:
+        """``value`` may be a view of ``bases``, and so of the state behind them."""
+        if value not in self.role.shared:
+            self.views[value] = frozenset[int]().union(*map(self.state_behind, bases))
+
     def _read_local(self, value: int, slot: Slot) -> None:
         have = self.local.get(slot)
+        behind = self.views.get(value, frozenset()) & set(self.body.commits)
+        if behind:
+            raise self.wrong(
+                "stale read", f"{self.name(value)}, a view of {self.name(min(behind))}, is read after the commit",
+                right="all reads of the old content before the commit",
+            )  # fmt: skip
         if have is None and any(value in written(step) for b in self.role.program.blocks for step in b.steps):
             raise self.wrong(
                 "no buffer", f"{self.name(value)} is read",

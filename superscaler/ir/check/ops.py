@@ -12,6 +12,7 @@ from superscaler.ir.check.scope import Scope, Terms, args_key
 from superscaler.ir.graph import Op
 from superscaler.ir.layout import Layout, Partial
 from superscaler.ir.program import Call, Row
+from superscaler.ir.rules import specs
 from superscaler.ir.rules.rule import Rule, Splits, check_splits, op_layouts
 
 
@@ -29,6 +30,8 @@ class Held(NamedTuple):
     origin: int = 0
 
 
+# Ops whose result may share the storage of an operand, besides the family of views.
+SHARING = frozenset({"superscaler.cast", "aten.slice.Tensor", "aten.select.int"})
 Signature = tuple[tuple[Layout, ...], tuple[Layout, ...]]
 
 
@@ -39,6 +42,24 @@ class Ops:
         self.scope = scope
         self._signatures: dict[tuple[int, Splits, str, frozenset[str]], Signature] = {}
         self._row_keys: dict[int, object] = {}
+        self._shared: dict[int, tuple[frozenset[int], ...]] = {}
+
+    def shares(self, definition: int) -> tuple[frozenset[int], ...]:
+        """For each result of a definition, the numbers of the inputs that it may be a view of."""
+        found = self._shared.get(definition)
+        if found is None:
+            found = self._shared[definition] = self._sharing(definition)
+        return found
+
+    def _sharing(self, number: int) -> tuple[frozenset[int], ...]:
+        definition = self.scope.entry.definitions[number]
+        views = [frozenset((i,)) for i in range(definition.inputs)]
+        for row in definition.rows:
+            family = specs()[row.target][0] if row.target in specs() else ""
+            through = family == "view" or row.target in SHARING
+            base = frozenset[int]().union(*(views[n] for n in row.ins)) if through else frozenset[int]()
+            views += [base] * len(row.outs)
+        return tuple(views[n] for n in definition.outs)
 
     def call(self, call: Call, ins: list[Held], times: frozenset[str], place: Place) -> list[Held]:
         """What the results of a call hold. ``times``: the time axes at whose indices it runs."""

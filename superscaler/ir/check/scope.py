@@ -8,9 +8,9 @@ from typing import Any
 
 from superscaler.errors import SplitError
 from superscaler.ir.check.fault import Place, fault
+from superscaler.ir.entry import Contents, Entry
 from superscaler.ir.graph import Graph, Op
 from superscaler.ir.layout import Space
-from superscaler.ir.plan import Entry, Plan
 from superscaler.ir.program import Block, Offload, Program, Recv, Send, Step
 from superscaler.ir.rules import rule_for
 from superscaler.ir.rules.rule import Rule
@@ -30,7 +30,7 @@ def args_key(args: Any) -> Any:
 class Scope:
     """One entry under check."""
 
-    def __init__(self, plan: Plan, name: str, entry: Entry) -> None:
+    def __init__(self, plan: Contents, name: str, entry: Entry) -> None:
         self.plan = plan
         self.name = name
         self.entry = entry

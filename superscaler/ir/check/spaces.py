@@ -6,12 +6,12 @@ from math import prod
 
 from superscaler.ir.check import limits
 from superscaler.ir.check.fault import Place, fault
+from superscaler.ir.entry import Contents
 from superscaler.ir.graph import ITEMSIZE
 from superscaler.ir.layout import Layout, Mesh, Partial, Shard, Space
-from superscaler.ir.plan import Plan
 
 
-def check_space(plan: Plan) -> None:
+def check_space(plan: Contents) -> None:
     """Workers, axes and meshes are what they say. Raises :class:`Fault`."""
     cluster = plan.cluster
     if not 1 <= plan.workers <= limits.WORKERS:
@@ -41,7 +41,7 @@ def _unique(what: str, names: list[str]) -> None:
         raise fault("malformed plan", f"two {what} definitions are named {twice!r}")
 
 
-def _check_mesh(mesh: Mesh, plan: Plan) -> None:
+def _check_mesh(mesh: Mesh, plan: Contents) -> None:
     axes = {axis.name: axis for axis in plan.space.axes}
     what = f"mesh {mesh.name!r}"
     if len(mesh.axes) != len(mesh.ways) or len(set(mesh.axes)) != len(mesh.axes):
@@ -113,7 +113,7 @@ def _digit_reason(shard: Shard, shape: tuple[int, ...]) -> str | None:
     return None
 
 
-def check_state(plan: Plan, layouts: Layouts) -> None:
+def check_state(plan: Contents, layouts: Layouts) -> None:
     """State tensors have possible layouts, and each entry means the same tensor by the same name."""
     names = [state.name for state in plan.state]
     if len(set(names)) != len(names):

@@ -60,8 +60,10 @@ def _call(run: Instances, step: Call) -> None:
         raise run.wrong("wrong rank", f"a call on mesh {step.mesh!r}, which lacks some of these workers")
     ins = [run.read(value, step.at) for value in step.ins]
     results = run.bodies.ops.call(step, ins, run.times(step.at), run.place())
-    for value, held in zip(step.outs, results, strict=True):
+    shared = run.bodies.ops.shares(step.definition)
+    for value, held, numbers in zip(step.outs, results, shared, strict=True):
         run.write(value, step.at, held)
+        run.view(value, [step.ins[n] for n in numbers])
 
 
 def _slice(run: Instances, step: Slice) -> None:
@@ -76,6 +78,7 @@ def _slice(run: Instances, step: Slice) -> None:
             right="a part of what the worker holds itself",
         )  # fmt: skip
     run.write(step.dst, step.at, have._replace(layout=layout))
+    run.view(step.dst, [step.src])
 
 
 def _mask(run: Instances, step: Mask) -> None:
@@ -97,6 +100,7 @@ def _mask(run: Instances, step: Mask) -> None:
         raise run.wrong("wrong kind of partial", f"{run.name(step.dst)}: zeros are neutral in a sum only")
     origin = run.scope.origin("mask", *sorted(added), have.origin) if layout.partial else 0
     run.write(step.dst, (), have._replace(layout=layout, origin=origin))
+    run.view(step.dst, [step.src])
 
 
 def _collective(run: Instances, step: Collective) -> None:

@@ -1,0 +1,75 @@
+"""What a Plan consists of: entries over one layout of state, on one cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from superscaler.ir.cluster import Cluster
+from superscaler.ir.graph import Graph
+from superscaler.ir.layout import Layout, Space
+from superscaler.ir.program import Definition, Grouping, Program, Route
+
+
+class Certificate(msgspec.Struct, frozen=True):
+    """How good a schedule is known to be. Times in microseconds; ``gap`` = (makespan - bound) / makespan."""
+
+    status: str
+    makespan: int
+    bound: int
+    gap: float
+    baseline: int
+    baseline_name: str
+    binding: str
+    seed: int
+    seconds: float
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One thing the plan can do (``train``, ``eval``): its source Graph, its Programs and their certificate.
+
+    ``microaxis``: the time axis of micro-batches, or "" if the batch is run whole. ``bubble``: idle share of the
+    compute lanes between the first task and the last.
+    """
+
+    graph: Graph
+    definitions: tuple[Definition, ...]
+    programs: tuple[Program, ...]
+    groupings: tuple[Grouping, ...]
+    routes: tuple[Route, ...]
+    certificate: Certificate
+    microaxis: str = ""
+    microbatches: int = 1
+
+
+class StateTensor(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A tensor that lives across steps: its layout, and how it starts where no weights are given.
+
+    ``init``: "parameter" or "buffer" (copied from the module) or a number (filled).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    kind: str
+    layout: Layout
+    init: str | float = "parameter"
+
+
+class Contents(msgspec.Struct, frozen=True, dict=True):
+    """The fields of a Plan, checked or not.
+
+    ``model``: what the plan was compiled from (name, parameters' fingerprint). ``settings``: how it was compiled.
+    ``assumptions``: discovered rules that every proof of this plan rests on.
+    """
+
+    entries: dict[str, Entry]
+    space: Space
+    state: tuple[StateTensor, ...]
+    cluster: Cluster
+    workers: int
+    model: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    assumptions: tuple[str, ...] = ()
+    version: int = 1
