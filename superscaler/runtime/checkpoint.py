@@ -249,7 +249,7 @@ def _index(path: Path, stem: str) -> Found:
             names = {single.name: None}
         else:
             raise CheckpointError(f"{path} has neither {index.name} nor {single.name}")
-    except (OSError, ValueError, KeyError, AttributeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise CheckpointError(f"{index} is damaged", f"{type(e).__name__}: {e}") from e
     found: Found = {}
     for file, listed in names.items():

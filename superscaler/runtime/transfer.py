@@ -66,7 +66,7 @@ def recv(binding: Binding, comm: Comm, step: Recv, times: dict[str, int], key: K
     def run(local: Tensor | None, out: Tensor | None, device: torch.device) -> Generator[Handle, None, Tensor]:
         value = torch.empty(mine.shape, dtype=dtype, device=device) if out is None else out
         if whole:
-            yield comm.recv(value, next(iter(parcels)), key)
+            yield comm.recv(value.view(-1), next(iter(parcels)), key)
             return value
         boxes = {p: value.new_empty(sum(prod(k.shape) for k in packs)) for p, packs in parcels.items()}
         handles = [comm.recv(box, peer, key) for peer, box in boxes.items()]
@@ -86,8 +86,9 @@ def _region(piece: Piece) -> Region:
 
 
 def _parcel(src: Tensor, packs: list[Packing]) -> Tensor:
+    """What goes to one peer, flat and contiguous."""
     if len(packs) == 1:
-        return packs[0].take(src).contiguous()
+        return packs[0].take(src).reshape(-1)
     return torch.cat([pack.take(src).reshape(-1) for pack in packs])
 
 

@@ -133,7 +133,7 @@ class Worker:
         shapes = {t.name: t.shape for t in self.plan.state}
         for name, stream in names.items():
             if name in self.state:
-                generator = torch.Generator().manual_seed(crc32(stream.encode()) ^ seed << 32)
+                generator = torch.Generator().manual_seed(crc32(f"{seed}/{stream}".encode()))
                 whole = torch.empty(shapes[name]).normal_(0.0, 0.02, generator=generator)
                 self.state[name].copy_(packing(Region.full(shapes[name]), self.regions[name]).take(whole))
 

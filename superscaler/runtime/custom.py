@@ -1,0 +1,182 @@
+"""Users' own ops, with their split rule in the annotation.
+
+    @ss.op("b h s d, b h t d -> b h s t", linear=[(0,), (1,)])
+    def scores(q: Tensor, k: Tensor, scale: float) -> Tensor:
+        return q @ k.mT * scale
+
+    @scores.backward
+    def _(grad: Tensor, q: Tensor, k: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        return grad @ k * scale, grad.mT @ q * scale
+
+Called in a model, ``scores`` is one op of its graph; on a worker it is the plain function. ``compile`` executes it on
+small shards first, and refuses a rule that is not what the function does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from superscaler.errors import SplitError, UsageError
+from superscaler.ir.graph import Op
+from superscaler.ir.rules import register
+from superscaler.ir.rules.rule import Rule, Shape, Spec, parse_rule
+from superscaler.runtime.ops.table import provide
+
+Function = Callable[..., Any]
+Groups = Sequence[tuple[int, ...]]
+
+
+class CustomOp:
+    """A user's op: call it in a model. ``name`` is torch's name of it, ``target`` the one in graphs."""
+
+    def __init__(self, function: Function, rule: str, linear: Groups, fake: Function | None, name: str | None) -> None:
+        self.function = function
+        self.rule = rule
+        self.name = name or _torch_name(function)
+        self.schema = str(torch.library.infer_schema(function, mutates_args=()))
+        self.tensors = _tensor_arguments(self.schema)
+        ins, outs = (_operands(side) for side in _sides(rule))
+        if len(ins) != len(self.tensors):
+            raise UsageError(
+                f"op {self.name}: its rule has {len(ins)} inputs, its signature {len(self.tensors)} tensors",
+                f"rule: {rule}",
+                f"signature: {self.schema}",
+            )
+        self._outs = len(outs)
+        self._linear = tuple(tuple(group) for group in linear)
+        self._definition = _define(self.name, self.schema, function, rule, self._linear, fake)
+
+    @property
+    def target(self) -> str:
+        return self.name.replace("::", ".")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._definition(*args, **kwargs)
+
+    def backward(
+        self, function: Function | None = None, *, rule: str | None = None, wrt: Sequence[int] | None = None,
+        fake: Function | None = None,
+    ) -> Any:  # fmt: skip
+        """Register the gradient: a function of the outputs' gradients and then the arguments of the op.
+
+        It returns one gradient per tensor argument, or per those numbered in ``wrt``. Its rule, unless given, is the
+        op's own turned around: gradients lie like the tensors, and dims that one lacks are summed over. That holds
+        where outputs are sums over the dims they lack; dims that are reduced otherwise are kept whole.
+        """
+        if function is None:
+            return lambda found: self.backward(found, rule=rule, wrt=wrt, fake=fake)
+        numbers = tuple(range(len(self.tensors)) if wrt is None else wrt)
+        text = rule or _turned(self.rule, numbers)
+        arguments = self.schema[1 : self.schema.rindex(") ->")]
+        grads = ", ".join(f"Tensor grad{i}" for i in range(self._outs))
+        returns = "Tensor" if len(numbers) == 1 else f"({', '.join(['Tensor'] * len(numbers))})"
+        schema = f"({grads}{', ' + arguments if arguments else ''}) -> {returns}"
+        name = f"{self.name}_backward"
+        inner = _one(function) if len(numbers) == 1 else function
+        definition = _define(name, schema, inner, text, (tuple(range(self._outs)),), fake)
+        self._register_gradient(definition, numbers)
+        return function
+
+    def _register_gradient(self, definition: Any, numbers: tuple[int, ...]) -> None:
+        tensors, outs = self.tensors, self._outs
+
+        def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            ctx.save_for_backward(*(inputs[i] for i in tensors))
+            ctx.constants = [None if i in tensors else x for i, x in enumerate(inputs)]
+
+        def gradient(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+            arguments = list(ctx.constants)
+            for position, value in zip(tensors, ctx.saved_tensors, strict=True):
+                arguments[position] = value
+            found = definition(*grads[:outs], *arguments)
+            given = (found,) if isinstance(found, Tensor) else found
+            result: list[Tensor | None] = [None] * len(arguments)
+            for number, value in zip(numbers, given, strict=True):
+                result[tensors[number]] = value
+            return tuple(result)
+
+        self._definition.register_autograd(gradient, setup_context=setup)
+
+
+def op(
+    rule: str, *, linear: Groups = (), fake: Function | None = None, name: str | None = None
+) -> Callable[[Function], CustomOp]:
+    """Make a function of tensors an op with this split rule: ``@op("b h, h o -> b o", linear=[(0,), (1,)])``.
+
+    ``rule``: einsum-like, one operand per tensor argument and per result; ``d!`` keeps a dim whole, ``d^max`` and
+    ``d^min`` are reductions that are not sums. ``linear``: groups of inputs (by number) in which the function is
+    jointly linear, through which partial sums may pass. ``fake``: shapes and dtypes of the results, as torch's
+    ``register_fake``; unless given, shapes are the rule's and the dtype is that of the first floating-point tensor.
+    ``name``: torch's name, by default ``module::function``. The function must be annotated, and give new tensors.
+
+    Raises :class:`UsageError` if the rule does not fit the signature.
+    """
+    return lambda function: CustomOp(function, rule, linear, fake, name)
+
+
+def _torch_name(function: Function) -> str:
+    room = re.sub(r"\W", "_", str(function.__module__))
+    return f"{room}::{re.sub(r'\W', '_', function.__qualname__)}"
+
+
+def _sides(rule: str) -> tuple[str, str]:
+    left, arrow, right = rule.partition("->")
+    if not arrow or "->" in right:
+        raise UsageError(f"rule {rule!r} has no arrow, or several", hint='write it as "b h, h o -> b o"')
+    return left, right
+
+
+def _operands(side: str) -> list[str]:
+    return [operand.strip() for operand in side.split(",")]
+
+
+def _tensor_arguments(schema: str) -> tuple[int, ...]:
+    arguments = torch._C.parse_schema(f"op{schema}").arguments
+    return tuple(i for i, argument in enumerate(arguments) if str(argument.type) == "Tensor")
+
+
+def _define(
+    name: str, schema: str, function: Function, rule: str, linear: tuple[tuple[int, ...], ...], fake: Function | None
+) -> Any:
+    definition = torch.library.custom_op(name, function, mutates_args=(), schema=schema)
+    definition.register_fake(fake or _shapes(rule, name))
+    target = name.replace("::", ".")
+    register(target, "custom", Spec(rule, linear))
+    provide(target, function)
+    return definition
+
+
+def _one(function: Function) -> Function:
+    """A gradient of one tensor may be returned alone or as a tuple of one."""
+
+    def single(*args: Any) -> Tensor:
+        found = function(*args)
+        return found if isinstance(found, Tensor) else found[0]
+
+    return single
+
+
+def _shapes(rule: str, name: str) -> Function:
+    """The shapes of the results as the rule tells them from those of the inputs."""
+    left, right = (_operands(side) for side in _sides(rule))
+
+    def fake(*args: Any) -> Any:
+        tensors = [a for a in args if isinstance(a, Tensor)]
+        known = parse_rule(f"{', '.join(left)} -> ", [tuple(t.shape) for t in tensors], [], family="custom").dims
+        like = next((t for t in tensors if t.is_floating_point()), tensors[0])
+        try:
+            found = [like.new_empty(_shape(operand, {n: d.size for n, d in known.items()})) for operand in right]
+        except KeyError as error:
+            raise SplitError(
+                f"op {name}: the size of dim {error.args[0]!r} cannot be told from its inputs",
+                f"rule: {rule}",
+                hint="give fake=: a function that returns empty tensors of the right shapes",
+            ) from None
+        return found[0] if len(found) == 1 else tuple(found)
+
+    return fake

@@ -1,0 +1,49 @@
+"""One interface, two implementations: what workers see is the same in one process and in several."""
+
+from __future__ import annotations
+
+import pytest
+from scenarios import WORKERS, Found, all_of_it, nobody_sends, processes, scenario
+
+from superscaler.runtime.inline import Exchange, InlineComm, drive
+
+EXPECTED: list[Found] = [
+    {
+        "ring 0": [20.0, 21.0, 22.0], "ring 1": [20.0, 21.0, 22.0], "sum": [30.0, 33.0, 36.0],
+        "max": [20.0, 21.0, 22.0], "min": [0.0, 1.0, 2.0],
+        "all_gather": [0.0, 1.0, 2.0, 10.0, 11.0, 12.0, 20.0, 21.0, 22.0], "reduce_scatter": [0.0, 3.0, 6.0],
+        "all_to_all": [10.0, 20.0, 21.0], "pair": [10.0, 12.0, 14.0],
+    },
+    {
+        "ring 0": [0.0, 1.0, 2.0], "ring 1": [0.0, 1.0, 2.0], "sum": [30.0, 33.0, 36.0],
+        "max": [20.0, 21.0, 22.0], "min": [0.0, 1.0, 2.0],
+        "all_gather": [0.0, 1.0, 2.0, 10.0, 11.0, 12.0, 20.0, 21.0, 22.0], "reduce_scatter": [30.0, 33.0, 36.0],
+        "all_to_all": [], "pair": [10.0, 12.0, 14.0],
+    },
+    {
+        "ring 0": [10.0, 11.0, 12.0], "ring 1": [10.0, 11.0, 12.0], "sum": [30.0, 33.0, 36.0],
+        "max": [20.0, 21.0, 22.0], "min": [0.0, 1.0, 2.0],
+        "all_gather": [0.0, 1.0, 2.0, 10.0, 11.0, 12.0, 20.0, 21.0, 22.0], "reduce_scatter": [60.0, 63.0, 66.0],
+        "all_to_all": [0.0, 1.0, 2.0, 11.0, 12.0, 22.0],
+    },
+]  # fmt: skip
+
+
+def test_inline() -> None:
+    exchange = Exchange()
+    found: list[Found] = [{} for _ in range(WORKERS)]
+    drive({w: scenario(InlineComm(exchange, w), w, found[w]) for w in range(WORKERS)})
+    assert found == EXPECTED
+
+
+@pytest.mark.slow
+def test_processes_by_gloo() -> None:
+    got = processes(all_of_it, 30)
+    assert got == [[expected] * 3 for expected in EXPECTED]
+
+
+@pytest.mark.slow
+def test_every_wait_has_an_end_and_names_who_waited_for_what() -> None:
+    got = processes(nobody_sends, 2)
+    assert "worker 0: receive number 3, micro-batch 2, with workers [1]" in got[0]
+    assert got[1:] == ["fine", "fine"]

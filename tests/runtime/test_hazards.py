@@ -1,0 +1,32 @@
+"""An item waits for what it depends on, and for nothing else."""
+
+from __future__ import annotations
+
+from superscaler.runtime.hazards import Access, waits
+
+
+def access(reads: str = "", writes: str = "") -> Access:
+    return Access(frozenset(map(int, reads.split())), frozenset(map(int, writes.split())))
+
+
+def test_a_reader_waits_for_what_it_receives() -> None:
+    recv, other, reader = access(writes="1"), access("2", "3"), access("1", "4")
+    assert waits([recv, other, reader], [True, False, False], {}) == [(), (), (0,), ()]
+
+
+def test_a_send_is_waited_for_at_the_end_if_nobody_touches_its_source() -> None:
+    assert waits([access("1"), access("1", "2")], [True, False], {}) == [(), (), (0,)]
+
+
+def test_who_overwrites_what_is_being_sent_waits() -> None:
+    assert waits([access("1"), access("2", "1")], [True, False], {}) == [(), (0,), ()]
+
+
+def test_bytes_of_the_arena_that_are_used_again() -> None:
+    spans = {1: (0, 64), 2: (64, 128), 3: (32, 96)}
+    send, beside, over = access("1"), access(writes="2"), access(writes="3")
+    assert waits([send, beside, over], [True, False, False], spans) == [(), (), (0,), ()]
+
+
+def test_a_send_of_what_is_still_arriving_waits() -> None:
+    assert waits([access(writes="1"), access("1")], [True, True], {}) == [(), (0,), (1,)]
