@@ -14,6 +14,7 @@ from superscaler.scheduler.bounds import Bound
 from superscaler.scheduler.constructive import find, orders
 from superscaler.scheduler.flow import Flow, Starts, flow_of
 from superscaler.scheduler.greedy import greedy, policies
+from superscaler.scheduler.greedy_back import greedy_back
 from superscaler.scheduler.listing import list_schedule
 from superscaler.scheduler.periodic import extend, feasible
 from superscaler.scheduler.pipeline import KINDS, PipelineProblem, to_problem
@@ -23,8 +24,8 @@ from superscaler.scheduler.ramps import ramp_bound
 from superscaler.scheduler.solve import solve
 
 EFFORT = 8.0
-_GREEDY_VISITS = 700_000
-"""Tasks that the greedy family may visit: about a second."""
+_GREEDY_VISITS = 1_000_000
+"""Tasks that the greedy family may visit: about two seconds."""
 _EXACT_TASKS = 800
 """Up to so many tasks the whole problem goes to the exact solver at once."""
 _TIGHT = 0.02
@@ -134,7 +135,7 @@ class _Search:
             self.improve()
         starts = extend(self.small, self.starts, self.flow.microbatches)
         if starts is None:
-            starts = min((greedy(self.flow, policy) for policy in self.favourites), key=self.flow.makespan)
+            starts = min((make(self.flow, policy) for make, policy in self.favourites), key=self.flow.makespan)
         if not feasible(self.flow, starts):
             raise ScheduleError("a schedule failed its own check", hint="please report this problem")
         if self.small is not self.flow and self.flow.microbatches > self.small.microbatches:
@@ -143,18 +144,17 @@ class _Search:
         return starts
 
     def construct(self) -> None:
-        """The greedy family, best first, until the bound or enough tasks are visited."""
-        visits = 0
+        """The greedy family, from the start and from the end, until the bound or enough tasks are visited."""
         tried: list[tuple[int, int]] = []
-        known = list(policies(self.small))
-        for number, policy in enumerate(known):
-            starts = greedy(self.small, policy)
-            self.offer(starts, str(policy))
+        family = [(make, policy) for policy in policies(self.small) for make in (greedy, greedy_back)]
+        for number, (make, policy) in enumerate(family):
+            starts = make(self.small, policy)
+            self.offer(starts, f"{policy}{', from the end' if make is greedy_back else ''}")
             tried.append((self.small.makespan(starts), number))
-            visits += self.small.tasks
-            if self.length == self.floor or visits > _GREEDY_VISITS or self.budget.blown:
+            enough = len(tried) * self.small.tasks > _GREEDY_VISITS
+            if self.length == self.floor or enough or self.budget.blown:
                 break
-        self.favourites = [known[number] for _, number in sorted(tried)[:3]]
+        self.favourites = [family[number] for _, number in sorted(tried)[:3]]
 
     def improve(self) -> None:
         small, budget, floor = self.small, self.budget, self.floor

@@ -20,7 +20,7 @@ PREFERENCES = ("forward first", "backward first", "oldest first", "nearest the t
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """``reach`` and ``slack`` bound the micro-batches in flight of a stage: ``reach * round trip / period + slack``.
+    """``reach`` and ``slack`` bound the micro-batches in flight of a stage: ``reach * stages to go + slack``.
 
     ``patience`` is the share of a weight gradient's duration that a device waits for a known arrival instead.
     """
@@ -38,28 +38,33 @@ def policies(flow: Flow) -> Iterator[Policy]:
     """The family, the most often best ones first. With one stage per device only two preferences differ."""
     kinds = 2 if flow.stages == flow.devices else len(PREFERENCES)
     first = (
-        Policy("backward first", 99),
-        Policy("forward first", 1.5),
-        Policy("forward first", 1.2, 0.5, 0.3),
-        Policy("late stages first", 99),
-        Policy("oldest first", 2, 0.5),
-        Policy("late stages first", 2.5, 0.5),
+        Policy("backward first", 9),
+        Policy("forward first", 1.0),
+        Policy("forward first", 1.0, 0.0, 0.3),
+        Policy("late stages first", 1.0, 2.0, 0.3),
+        Policy("late stages first", 9),
+        Policy("late stages first", 1.0, 0.0, 0.3),
+        Policy("forward first", 1.0, 0.0, 0.6),
+        Policy("forward first", 0.7, 2.0, 0.3),
     )
     yield from first
-    for patience, reach in product((0.0, 0.3, 0.6), (2, 1.2, 1.5, 2.5, 1.0, 0.8, 3, 99)):
-        for slack, preference in product((0.5, 0.0, 1.0), PREFERENCES[:kinds]):
+    for patience, reach in product((0.3, 0.0, 0.6), (0.9, 1.0, 0.8, 0.7, 0.6, 0.5, 1.2, 9)):
+        for slack, preference in product((0.5, 0.0, 2.0), PREFERENCES[:kinds]):
             if (policy := Policy(preference, reach, slack, patience)) not in first:
                 yield policy
 
 
 def greedy(flow: Flow, policy: Policy) -> Starts:
     """The schedule that ``policy`` makes."""
-    period = max(flow.load)
-    in_flight = [max(1, ceil(policy.reach * trip / period + policy.slack)) for trip in flow.round_trip]
-    return _Greedy(flow, _offsets(flow, policy.preference), in_flight, policy.patience).play()
+    return _Greedy(flow, offsets(flow, policy.preference), in_flight(flow, policy), policy.patience).play()
 
 
-def _offsets(flow: Flow, preference: str) -> tuple[list[float], list[float], float]:
+def in_flight(flow: Flow, policy: Policy) -> list[int]:
+    """How many micro-batches of each stage may be between their forward and their backward."""
+    return [max(1, ceil(policy.reach * (flow.stages - s) + policy.slack)) for s in range(flow.stages)]
+
+
+def offsets(flow: Flow, preference: str) -> tuple[list[float], list[float], float]:
     """What is added to the time of arrival, by stage, for forwards and backwards, and per micro-batch: lowest first."""
     count = flow.stages
     near = 1 / (4 * count)
