@@ -1,4 +1,6 @@
-"""The Kunitz family of protease inhibitors for the ``tiny`` preset of AlphaFold 2: eight sequences, three distances.
+"""AlphaFold 2's trunk learns the Kunitz family of protease inhibitors: eight sequences, three distances, two workers.
+
+    python examples/alphafold2_kunitz.py
 
 ``kunitz.a3m`` beside this file aligns eight domains of the family (Pfam PF00014) without a gap; the first is bovine
 pancreatic trypsin inhibitor. The sequences are UniProt's, whose accession numbers the file gives.
@@ -9,8 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+import superscaler as ss
+from superscaler import models
 from superscaler.models.alignment import Alignment, batch_inputs, known_distances, read_a3m
 from superscaler.models.alphafold2 import Config
 
@@ -38,3 +43,26 @@ def batches(config: Config, size: int) -> Iterator[tuple[Tensor, ...]]:
     while True:
         yield batch_inputs(alignment, distances, config, size, seed=seed)
         seed += 1
+
+
+def main(steps: int = 40, size: int = 2, backend: str = "ray") -> list[float]:
+    """Train ``tiny`` with data parallelism over two workers; returns the loss of each step."""
+    torch.manual_seed(0)
+    columns = family()[0].columns
+    config = models.config("alphafold2", "tiny", residues=columns)
+    network, example = models.build("alphafold2", "tiny", residues=columns)
+    optimizer = ss.AdamW(lr=5e-3)
+    plan = ss.compile(
+        network, example(size), cluster=ss.Cluster.local(2), plan="data_parallel:ways=2", optimizer=optimizer
+    )
+    losses: list[float] = []
+    with ss.launch(plan, network, backend=backend) as job:
+        for step, batch in zip(range(steps), batches(config, size), strict=False):
+            losses.append(job.step(*batch))
+            if step % 5 == 0:
+                print(f"step {step:4d}  loss {losses[-1]:.4f}")
+    return losses
+
+
+if __name__ == "__main__":
+    main()

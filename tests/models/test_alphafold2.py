@@ -24,8 +24,9 @@ def test_the_loss_of_a_fresh_model_is_that_of_guessing():
 def test_every_parameter_gets_a_gradient():
     network, inputs = build()
     network(*inputs(2)).backward()
-    missing = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
-    assert missing == []
+    missing = {name for name, p in network.named_parameters() if p.grad is None or p.grad.norm() < 1e-12}
+    # What all keys have in common changes no attention: the gradient of this bias is zero in truth.
+    assert all(name.endswith("row.pair_norm.bias") for name in missing)
 
 
 def test_the_gradient_is_that_of_the_last_forward():
