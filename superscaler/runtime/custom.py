@@ -15,17 +15,19 @@ small shards first, and refuses a rule that is not what the function does.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import update_wrapper
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from superscaler.errors import SplitError, UsageError
-from superscaler.ir.graph import Op
-from superscaler.ir.rules import register
-from superscaler.ir.rules.rule import Rule, Shape, Spec, parse_rule
-from superscaler.runtime.ops.table import provide
+from superscaler.ir.rules import register, specs
+from superscaler.ir.rules.rule import Shape, Spec, parse_rule
+from superscaler.runtime.ops.table import function, provide
 
 Function = Callable[..., Any]
 Groups = Sequence[tuple[int, ...]]
@@ -34,11 +36,12 @@ Groups = Sequence[tuple[int, ...]]
 class CustomOp:
     """A user's op: call it in a model. ``name`` is torch's name of it, ``target`` the one in graphs."""
 
-    def __init__(self, function: Function, rule: str, linear: Groups, fake: Function | None, name: str | None) -> None:
-        self.function = function
+    def __init__(self, body: Function, rule: str, linear: Groups, fake: Function | None, name: str | None) -> None:
+        update_wrapper(self, body)
+        self.function = body
         self.rule = rule
-        self.name = name or _torch_name(function)
-        self.schema = str(torch.library.infer_schema(function, mutates_args=()))
+        self.name = name or _torch_name(body)
+        self.schema = str(torch.library.infer_schema(body, mutates_args=()))
         self.tensors = _tensor_arguments(self.schema)
         ins, outs = (_operands(side) for side in _sides(rule))
         if len(ins) != len(self.tensors):
@@ -49,7 +52,7 @@ class CustomOp:
             )
         self._outs = len(outs)
         self._linear = tuple(tuple(group) for group in linear)
-        self._definition = _define(self.name, self.schema, function, rule, self._linear, fake)
+        self._definition = _define(self.name, self.schema, body, rule, self._linear, fake)
 
     @property
     def target(self) -> str:
@@ -58,8 +61,14 @@ class CustomOp:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._definition(*args, **kwargs)
 
+    def __deepcopy__(self, memo: object) -> CustomOp:
+        return self  # a function: a copied module calls the same op
+
+    def __reduce__(self) -> str:
+        return self.function.__qualname__  # pickled by name, as functions are
+
     def backward(
-        self, function: Function | None = None, *, rule: str | None = None, wrt: Sequence[int] | None = None,
+        self, body: Function | None = None, *, rule: str | None = None, wrt: Sequence[int] | None = None,
         fake: Function | None = None,
     ) -> Any:  # fmt: skip
         """Register the gradient: a function of the outputs' gradients and then the arguments of the op.
@@ -68,7 +77,7 @@ class CustomOp:
         op's own turned around: gradients lie like the tensors, and dims that one lacks are summed over. That holds
         where outputs are sums over the dims they lack; dims that are reduced otherwise are kept whole.
         """
-        if function is None:
+        if body is None:
             return lambda found: self.backward(found, rule=rule, wrt=wrt, fake=fake)
         numbers = tuple(range(len(self.tensors)) if wrt is None else wrt)
         text = rule or _turned(self.rule, numbers)
@@ -77,10 +86,10 @@ class CustomOp:
         returns = "Tensor" if len(numbers) == 1 else f"({', '.join(['Tensor'] * len(numbers))})"
         schema = f"({grads}{', ' + arguments if arguments else ''}) -> {returns}"
         name = f"{self.name}_backward"
-        inner = _one(function) if len(numbers) == 1 else function
+        inner = _one(body) if len(numbers) == 1 else body
         definition = _define(name, schema, inner, text, (tuple(range(self._outs)),), fake)
         self._register_gradient(definition, numbers)
-        return function
+        return body
 
     def _register_gradient(self, definition: Any, numbers: tuple[int, ...]) -> None:
         tensors, outs = self.tensors, self._outs
@@ -116,12 +125,12 @@ def op(
 
     Raises :class:`UsageError` if the rule does not fit the signature.
     """
-    return lambda function: CustomOp(function, rule, linear, fake, name)
+    return lambda body: CustomOp(body, rule, linear, fake, name)
 
 
-def _torch_name(function: Function) -> str:
-    room = re.sub(r"\W", "_", str(function.__module__))
-    return f"{room}::{re.sub(r'\W', '_', function.__qualname__)}"
+def _torch_name(body: Function) -> str:
+    room, name = (re.sub(r"\W", "_", part) for part in (str(body.__module__), body.__qualname__))
+    return f"{room}::{name}"
 
 
 def _sides(rule: str) -> tuple[str, str]:
@@ -136,26 +145,31 @@ def _operands(side: str) -> list[str]:
 
 
 def _tensor_arguments(schema: str) -> tuple[int, ...]:
-    arguments = torch._C.parse_schema(f"op{schema}").arguments
-    return tuple(i for i, argument in enumerate(arguments) if str(argument.type) == "Tensor")
+    """The positions of the arguments that are tensors."""
+    arguments = re.split(r",\s*(?![^\[]*\])", schema[1 : schema.rindex(") ->")])
+    kinds = [argument.split(" ")[0] for argument in arguments if argument != "*"]
+    for kind in kinds:
+        if kind.startswith("Tensor") and kind != "Tensor":
+            raise UsageError(f"an op takes tensors, not {kind}: {schema}", hint="write one argument per tensor")
+    return tuple(i for i, kind in enumerate(kinds) if kind == "Tensor")
 
 
 def _define(
-    name: str, schema: str, function: Function, rule: str, linear: tuple[tuple[int, ...], ...], fake: Function | None
+    name: str, schema: str, body: Function, rule: str, linear: tuple[tuple[int, ...], ...], fake: Function | None
 ) -> Any:
-    definition = torch.library.custom_op(name, function, mutates_args=(), schema=schema)
+    definition = torch.library.custom_op(name, body, mutates_args=(), schema=schema)
     definition.register_fake(fake or _shapes(rule, name))
     target = name.replace("::", ".")
     register(target, "custom", Spec(rule, linear))
-    provide(target, function)
+    provide(target, body)
     return definition
 
 
-def _one(function: Function) -> Function:
+def _one(body: Function) -> Function:
     """A gradient of one tensor may be returned alone or as a tuple of one."""
 
     def single(*args: Any) -> Tensor:
-        found = function(*args)
+        found = body(*args)
         return found if isinstance(found, Tensor) else found[0]
 
     return single
@@ -180,3 +194,42 @@ def _shapes(rule: str, name: str) -> Function:
         return found[0] if len(found) == 1 else tuple(found)
 
     return fake
+
+
+def _shape(operand: str, sizes: dict[str, int]) -> Shape:
+    """The shape of an operand of a rule; raises KeyError for a dim whose size is not known."""
+    dims = re.findall(r"\([^)]*\)|[^\s()]+", operand)
+    factors = [re.findall(r"[A-Za-z_]\w*|\d+", re.sub(r"\^\w+", "", dim)) for dim in dims]
+    return tuple(prod(int(f) if f.isdigit() else sizes[f] for f in dim) for dim in factors)
+
+
+def _turned(rule: str, numbers: Sequence[int]) -> str:
+    """The rule of a gradient: results' gradients and inputs in, inputs' gradients out."""
+    left, right = (_operands(re.sub(r"\^(max|min|logsumexp)", "!", side)) for side in _sides(rule))
+    return f"{', '.join([*right, *left])} -> {', '.join(left[i] for i in numbers)}"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A user's op as a worker needs it: its rule, and the plain function."""
+
+    rule: str
+    linear: tuple[tuple[int, ...], ...]
+    function: Function
+
+
+def exported(targets: Iterable[str]) -> dict[str, Exported]:
+    """Those of ``targets`` that are users' ops, to be sent to workers that have not imported their modules."""
+    found: dict[str, Exported] = {}
+    for target in targets:
+        family, spec = specs().get(target, ("", None))
+        if family == "custom" and spec is not None and isinstance(spec.rule, str):
+            found[target] = Exported(spec.rule, spec.linear, function(target))
+    return found
+
+
+def adopt(ops: Mapping[str, Exported]) -> None:
+    """Make users' ops that another process registered known here: they can be executed, not traced."""
+    for target, given in ops.items():
+        register(target, "custom", Spec(given.rule, given.linear))
+        provide(target, given.function)

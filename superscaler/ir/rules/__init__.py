@@ -12,6 +12,7 @@ from typing import Any
 
 from superscaler.errors import SplitError
 from superscaler.ir.graph import Graph, Op
+from superscaler.ir.rules import discovered
 from superscaler.ir.rules.rule import Rule, Shape, Spec, parse_rule
 
 FAMILIES = (
@@ -41,9 +42,18 @@ def specs() -> dict[str, tuple[str, Spec]]:
     return table
 
 
+def register(target: str, family: str, spec: Spec) -> None:
+    """Add the rule of a user's own op, in this process. Raises :class:`SplitError` for an op that has one."""
+    if specs().get(target, (family, spec))[0] != family:
+        raise SplitError(f"op {target} has a rule already, in the family {specs()[target][0]!r}")
+    specs()[target] = (family, spec)
+    for key in [key for key in _interned if key[0] == target]:
+        del _interned[key]
+
+
 def has_rule(target: str) -> bool:
-    """Whether an op may appear in a plan."""
-    return target in specs()
+    """Whether an op may appear in a plan: the table names it, the user registered it, or its rule was discovered."""
+    return target in specs() or discovered.known(target)
 
 
 _interned: dict[Any, Rule] = {}
@@ -64,6 +74,9 @@ def build_rule(op: Op, ins: tuple[Shape, ...], outs: tuple[Shape, ...]) -> Rule:
     """Instantiate the table's rule for these shapes."""
     found = specs().get(op.target)
     if found is None:
+        rule = discovered.find(op, ins, outs)
+        if rule is not None:
+            return rule
         where = f" at {op.source}" if op.source else ""
         raise SplitError(
             f"no split rule for op {op.target}{where}",

@@ -77,14 +77,15 @@ def spatial(outs: str) -> Builder:
 
 
 G = ((0,),)
+_BOTH = ((0,), (1,))
 _IN, _OUT = "b h s! d!", "b h s_out! d_out!"
 RULES: dict[str, Spec] = {
-    "aten.convolution.default": Spec(convolution, shown="b (g c) y! x!, (g o) c j! k! -> b (g o) p! q!"),
+    "aten.convolution.default": Spec(convolution, _BOTH, shown="b (g c) y! x!, (g o) c j! k! -> b (g o) p! q!"),
     "superscaler.convolution_backward_input": Spec(
-        backward_input, shown="b (g o) p! q!, (g o) c j! k! -> b (g c) y! x!"
+        backward_input, _BOTH, shown="b (g o) p! q!, (g o) c j! k! -> b (g c) y! x!"
     ),
     "superscaler.convolution_backward_weight": Spec(
-        backward_weight, shown="b (g o) p! q!, b (g c) y! x! -> (g o) c j! k!"
+        backward_weight, _BOTH, shown="b (g o) p! q!, b (g c) y! x! -> (g o) c j! k!"
     ),
     "aten.avg_pool2d.default": Spec(spatial("x>p"), G, shown=f"{_IN} -> {_OUT}"),
     "aten.avg_pool2d_backward.default": Spec(spatial("px>x"), G, shown=f"{_OUT}, {_IN} -> {_IN}"),

@@ -13,6 +13,6 @@ def full(op: Op, ins: tuple[Shape, ...], outs: tuple[Shape, ...]) -> str:
 
 
 RULES: dict[str, Spec] = {
-    "superscaler.full": Spec(full, shown="-> …"),
+    "superscaler.full": Spec(full, shown="-> b s h"),
     "superscaler.arange": Spec("-> n", contiguous=("n",)),
 }

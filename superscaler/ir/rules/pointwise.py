@@ -95,7 +95,8 @@ def add_n(op: Op, ins: tuple[Shape, ...], outs: tuple[Shape, ...]) -> Rule:
 
 
 RULES: dict[str, Spec] = {
-    **{target: Spec(pointwise, shown="…, … -> …") for target in (*LINEAR, *NOT_LINEAR)},
-    "superscaler.cast": Spec(cast, shown="… -> …"),
-    "superscaler.add_n": Spec(add_n, shown="…, …, … -> …"),
+    **{target: Spec(pointwise, groups, shown="b s h, … -> b s h") for target, groups in LINEAR.items()},
+    **{target: Spec(pointwise, shown="b s h, … -> b s h") for target in NOT_LINEAR},
+    "superscaler.cast": Spec(cast, ((0,),), shown="b s h -> b s h"),
+    "superscaler.add_n": Spec(add_n, ((0, 1),), shown="b s h, b s h, … -> b s h"),
 }

@@ -18,7 +18,7 @@ def drawn(op: Op, ins: tuple[Shape, ...], outs: tuple[Shape, ...]) -> Rule:
 
 
 RULES: dict[str, Spec] = {
-    "superscaler.dropout": Spec(dropout, shown="… -> …"),
-    "superscaler.uniform": Spec(drawn, shown="-> …"),
-    "superscaler.normal": Spec(drawn, shown="-> …"),
+    "superscaler.dropout": Spec(dropout, ((0,),), shown="b s h -> b s h"),
+    "superscaler.uniform": Spec(drawn, shown="-> b s h"),
+    "superscaler.normal": Spec(drawn, shown="-> b s h"),
 }

@@ -67,8 +67,12 @@ class Rule(msgspec.Struct, frozen=True):
     discovered: bool = False
 
     def __str__(self) -> str:
+        def mark(name: str) -> str:
+            dim = self.dims[name]
+            return name + ("!" if dim.whole else f"^{dim.reduce}" if dim.reduce != "sum" else "")
+
         def dim(factors: tuple[Factor, ...]) -> str:
-            names = [str(f) + ("!" if isinstance(f, str) and self.dims[f].whole else "") for f in factors]
+            names = [mark(f) if isinstance(f, str) else str(f) for f in factors]
             return names[0] if len(names) == 1 else "(" + " ".join(names) + ")" if names else "1"
 
         def side(operands: tuple[Operand, ...]) -> str:

@@ -124,6 +124,15 @@ INPLACE: dict[str, tuple[Function, tuple[int, ...]]] = {
 }
 
 
+_provided: dict[str, Function] = {}
+
+
+def provide(target: str, body: Function) -> None:
+    """Execute ``target`` by this function, in this process."""
+    _provided[target] = body
+    function.cache_clear()
+
+
 @cache
 def function(target: str) -> Function:
     """The plain function that executes ``target``. Raises :class:`SplitError` for a target that no rule names."""
@@ -133,8 +142,15 @@ def function(target: str) -> Function:
         )
     if target in FAST:
         return FAST[target]
+    if target in _provided:
+        return _provided[target]
     room, _, name = target.partition(".")
     if room == "superscaler":
         return OURS[name]
     packet, _, overload = name.partition(".")
-    return getattr(getattr(torch.ops.aten, packet), overload)
+    try:
+        return getattr(getattr(getattr(torch.ops, room), packet), overload or "default")
+    except AttributeError:
+        raise SplitError(
+            f"op {target} is not registered with torch", hint="import the module that registers it"
+        ) from None

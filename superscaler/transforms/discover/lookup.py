@@ -1,0 +1,87 @@
+"""The rule of an op: from the cache, or by executing it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from superscaler.errors import SplitError
+from superscaler.ir.graph import Graph, Op
+from superscaler.ir.rules import discovered, has_rule
+from superscaler.ir.rules.rule import Rule, Shape, parse_rule
+from superscaler.transforms.discover.recombine import Named, kinds_of, linear_groups, named_dims
+from superscaler.transforms.discover.trial import Function, Trial, function_of, trial_of
+
+
+def version_of(target: str) -> str:
+    """Torch's version, and that of the package whose name the op's namespace is."""
+    room = target.partition(".")[0]
+    try:
+        return f"torch {torch.__version__}, {room} {version(room)}"
+    except PackageNotFoundError:
+        return f"torch {torch.__version__}"
+
+
+def discover(
+    op: Op, ins: tuple[Shape, ...], outs: tuple[Shape, ...], dtypes: Sequence[str], function: Function | None = None
+) -> Rule:
+    """The rule of ``op`` at these shapes, from the cache or by executing it.
+
+    Raises :class:`SplitError` if the op has no tensor inputs, changes them, is random, or cannot be executed.
+    """
+    version = version_of(op.target)
+    known = discovered.record(op.target)
+    cached = discovered.find(op, ins, outs)
+    if cached is not None and known is not None and known.version == version:
+        return cached
+    rule = search(op, ins, outs, dtypes, function or function_of(op.target))
+    discovered.save(op.target, version, discovered.Found(discovered.spelled(op.args), ins, outs, rule))
+    return rule
+
+
+def discover_missing(graph: Graph) -> tuple[str, ...]:
+    """Discover rules for all ops of ``graph`` that have none; the targets whose rules are discovered ones."""
+    targets: dict[str, None] = {}
+    for op in graph.ops:
+        if has_rule(op.target) and not discovered.known(op.target):
+            continue
+        tensors = [graph.tensor[name] for name in op.inputs]
+        outs = tuple(graph.tensor[name].shape for name in op.outputs)
+        discover(op, tuple(t.shape for t in tensors), outs, [t.dtype for t in tensors])
+        targets[op.target] = None
+    return tuple(targets)
+
+
+def search(op: Op, ins: tuple[Shape, ...], outs: tuple[Shape, ...], dtypes: Sequence[str], function: Function) -> Rule:
+    """The rule of ``op``, by execution, without the cache."""
+    trial = trial_of(op, ins, outs, dtypes, function)
+    dims = named_dims(trial)
+    text = _text(trial, dims, len(outs))
+    linear = linear_groups(trial)
+    try:
+        found = parse_rule(text, ins, outs, family="discovered", linear=linear)
+    except SplitError:  # true of the small shapes only
+        found = parse_rule(_text(trial, [], len(outs)), ins, outs, family="discovered", linear=linear)
+    return Rule(found.family, found.dims, found.ins, found.outs, found.linear, discovered=True)
+
+
+def _text(trial: Trial, dims: list[Named], outs: int) -> str:
+    """The rule as text: named dims where they were found, whole ones everywhere else."""
+    found = trial.run(trial.inputs(0))[:outs]
+    left = [[f"x{i}_{d}!" for d in range(len(shape))] for i, shape in enumerate(trial.shapes)]
+    right = [[f"y{k}_{d}!" for d in range(x.ndim)] for k, x in enumerate(found)]
+    for number, (cut, way) in enumerate(sorted(dims, key=lambda named: min(named[0].items()))):
+        name = chr(ord("a") + number) if number < 26 else f"d{number}"
+        kinds = kinds_of(way[:outs]) - {"sum"}
+        for i, d in cut.items():
+            left[i][d] = f"{name}^{min(kinds)}" if kinds else name
+        for k, w in enumerate(way[:outs]):
+            if isinstance(w, int):
+                right[k][w] = name
+    return f"{_side(left)} -> {_side(right)}"
+
+
+def _side(operands: list[list[str]]) -> str:
+    return ", ".join(" ".join(dims) for dims in operands)
