@@ -7,6 +7,7 @@ from pathlib import Path
 from superscaler.ir import plan_file
 from superscaler.ir.check import check
 from superscaler.ir.entry import Certificate, Contents, Entry, StateTensor
+from superscaler.ir.summary import summary
 
 
 class Plan(Contents, frozen=True, dict=True):
@@ -26,6 +27,9 @@ class Plan(Contents, frozen=True, dict=True):
         plan = plan_file.load(path, Plan)
         check(plan)
         return plan
+
+    def __str__(self) -> str:
+        return str(summary(self))
 
 
 __all__ = ["Certificate", "Entry", "Plan", "StateTensor"]

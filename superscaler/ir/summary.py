@@ -1,0 +1,159 @@
+"""A plan in a few figures: what ``print(plan)`` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from superscaler.ir.entry import Contents, Entry
+from superscaler.ir.graph import ITEMSIZE
+from superscaler.ir.program import Program
+
+
+class RoleSummary(msgspec.Struct, frozen=True):
+    """The workers that run one Program. ``bubble``: idle share of their compute lane over the planned step;
+    ``peak``: bytes of state, arena and the largest task's workspace; ``tasks``: how many a step has."""
+
+    workers: tuple[int, ...]
+    stages: tuple[int, ...]
+    bubble: float
+    peak: int
+    tasks: int
+
+
+class EntrySummary(msgspec.Struct, frozen=True):
+    """One entry as planned. Times in microseconds; ``bubble`` is the mean over all workers."""
+
+    name: str
+    makespan: int
+    bound: int
+    gap: float
+    status: str
+    schedule: str
+    binding: str
+    microbatches: int
+    bubble: float
+    peak: int
+    roles: tuple[RoleSummary, ...]
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """A plan in figures. ``parameters``: how many numbers the model has; ``state``: bytes of all state, unsplit."""
+
+    model: str
+    parameters: int
+    state: int
+    cluster: str
+    devices: int
+    workers: int
+    entries: tuple[EntrySummary, ...]
+    assumptions: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [
+            f"plan of {self.model} ({count_text(self.parameters)} parameters) for {self.workers} workers, "
+            f"cluster {self.cluster} of {self.devices}"
+        ]
+        for entry in self.entries:
+            lines += _entry_lines(entry)
+        if self.assumptions:
+            lines.append(f"  rests on {len(self.assumptions)} discovered rules")
+        return "\n".join(lines)
+
+
+def _entry_lines(entry: EntrySummary) -> list[str]:
+    batches = f", {entry.microbatches} micro-batches" if entry.microbatches > 1 else ""
+    lines = [
+        f"  {entry.name}: {entry.makespan / 1e6:.4g} s a step ({entry.schedule}, {entry.status}; bound "
+        f"{entry.bound / 1e6:.4g} s, gap {entry.gap:.1%}){batches}, bubble {entry.bubble:.1%}, "
+        f"peak {gib(entry.peak)} GiB"
+    ]
+    lines += [
+        f"    {workers_text(role.workers)}: stage {stages_text(role.stages)}, {role.tasks:,} tasks, "
+        f"bubble {role.bubble:.1%}, peak {gib(role.peak)} GiB"
+        for role in entry.roles
+    ]
+    return lines
+
+
+def summary(plan: Contents) -> Summary:
+    """The figures of a plan, from what it states."""
+    parameters = [t for t in plan.state if t.kind == "parameter"]
+    return Summary(
+        str(plan.model.get("name", "a model")),
+        sum(_numel(t.shape) for t in parameters),
+        sum(_numel(t.shape) * ITEMSIZE[t.dtype] for t in plan.state),
+        plan.cluster.name,
+        plan.cluster.size,
+        plan.workers,
+        tuple(_entry(name, entry) for name, entry in plan.entries.items()),
+        plan.assumptions,
+    )
+
+
+def _entry(name: str, entry: Entry) -> EntrySummary:
+    found = entry.certificate
+    roles = tuple(_role(program, found.makespan) for program in entry.programs)
+    workers = sum(len(role.workers) for role in roles)
+    return EntrySummary(
+        name,
+        found.makespan,
+        found.bound,
+        found.gap,
+        found.status,
+        found.baseline_name if found.makespan == found.baseline else "solve",
+        found.binding,
+        entry.microbatches,
+        sum(role.bubble * len(role.workers) for role in roles) / workers if workers else 0.0,
+        max((role.peak for role in roles), default=0),
+        roles,
+    )
+
+
+def _role(program: Program, makespan: int) -> RoleSummary:
+    lanes = [block.lane for block in program.blocks]
+    busy = sum(item.end - item.start for item in program.order if lanes[item.block] == "compute")
+    return RoleSummary(
+        program.workers,
+        tuple(sorted({block.stage for block in program.blocks})),
+        1.0 - busy / makespan if makespan else 0.0,
+        program.peak,
+        len(program.order),
+    )
+
+
+def _numel(shape: Sequence[int]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def count_text(count: int) -> str:
+    """A number in short: ``3.28 M``, ``175 B``."""
+    for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return str(count)
+
+
+def gib(count: int) -> str:
+    """Bytes in GiB, with as many digits as say something."""
+    return f"{count / 2**30:.3g}" if count < 10 << 30 else f"{count / 2**30:.1f}"
+
+
+def workers_text(workers: Sequence[int]) -> str:
+    """Workers in few words: ``worker 3``, ``workers 0-7``, ``workers 0, 8, … (64)``."""
+    if len(workers) == 1:
+        return f"worker {workers[0]}"
+    if list(workers) == list(range(workers[0], workers[-1] + 1)):
+        return f"workers {workers[0]}-{workers[-1]}"
+    if len(workers) <= 4:
+        return "workers " + ", ".join(map(str, workers))
+    return f"workers {workers[0]}, {workers[1]}, … ({len(workers)})"
+
+
+def stages_text(stages: Sequence[int]) -> str:
+    """Stages as ``3`` or ``0, 7``."""
+    return ", ".join(map(str, stages)) or "-"
