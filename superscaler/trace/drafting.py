@@ -17,8 +17,8 @@ from superscaler.ir.graph import Kind
 from superscaler.trace.constants import as_op
 from superscaler.trace.draft import Builder, DraftOp, Like, Origin, Value, dtype_name
 from superscaler.trace.lowering import Call, Result, lower
-from superscaler.trace.provenance import Provenance, strip_root
-from superscaler.trace.source import line_of_node, shown
+from superscaler.trace.provenance import Provenance, line_of, strip_root
+from superscaler.trace.source import shown
 
 
 @dataclass
@@ -46,7 +46,6 @@ class Names:
     outputs: Sequence[str]
     state: Mapping[str, str]
     parameters: frozenset[str]
-    constants: Mapping[str, torch.Tensor]
 
 
 class Drafter:
@@ -85,10 +84,6 @@ class Drafter:
         raise _refused(node, f"it has an input that is neither tensor nor state: {place}")
 
     def _state(self, node: fx.Node, place: str) -> Value:
-        lifted = self.names.constants.get(place)
-        if lifted is not None:
-            self.draft.builder.origin = Origin()
-            return as_op(self.draft.builder, lifted) or self._held(node, lifted, place)
         name = self.names.state[place]
         kind: Kind = "parameter" if name in self.names.parameters else "buffer"
         return self._new(name, _like(node, node.meta["val"]), kind)
@@ -134,12 +129,14 @@ class Drafter:
         return result
 
     def _accumulated(self, call: Call) -> Value:
+        return self._sum([call["self"], call["other"]])
+
+    def _sum(self, terms: list[Value]) -> Value:
         # Torch gives an accumulation the number of the last forward op; the term that comes last tells its place.
-        terms: list[Value] = [call["self"], call["other"]]
         producers = [t.op for t in terms if t.op is not None]
         if producers:
             self.draft.builder.origin = max(producers, key=lambda op: op.index).origin
-        return self.draft.builder.op("superscaler.add_n", terms, call.out)
+        return self.draft.builder.op("superscaler.add_n", terms, (terms[0].shape, terms[0].dtype))
 
     def _remember(self, seq: int, emitted: list[DraftOp], result: Result) -> None:
         first = result[0] if isinstance(result, tuple) else result
@@ -168,9 +165,14 @@ class Drafter:
             if isinstance(place, desc.PlainAOTOutput):
                 self.draft.outputs[self.names.outputs[place.idx]] = value
             elif isinstance(place, desc.GradAOTOutput) and isinstance(place.grad_of, desc.ParamAOTInput):
-                self.draft.gradients[self.names.state[strip_root(place.grad_of.target)]] = value
+                self._gradient(self.names.state[strip_root(place.grad_of.target)], value)
             elif isinstance(place, desc.InputMutationAOTOutput):
                 self._mutated(result, place.mutated_input, value)
+
+    def _gradient(self, name: str, value: Value) -> None:
+        """A parameter with several names has a gradient for each: their sum is the parameter's."""
+        before = self.draft.gradients.get(name)
+        self.draft.gradients[name] = value if before is None else self._sum([before, value])
 
     def _mutated(self, node: fx.Node, place: Any, value: Value) -> None:
         if isinstance(place, desc.BufferAOTInput):
@@ -199,6 +201,6 @@ def _like(node: fx.Node, value: Any) -> Like:
 
 
 def _refused(node: fx.Node, why: str) -> TraceError:
-    line = line_of_node(node.meta)
+    line = line_of(node)
     where = (f"at {shown(line)}",) if line else ()
     return TraceError("the model cannot be traced", *where, why, hint="write this part with ops on whole tensors")

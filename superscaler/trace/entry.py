@@ -109,13 +109,24 @@ class Entry(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         args, kwargs = self._inputs.call(tensors)
+        before = dict(self.model.named_buffers(remove_duplicate=False))
         output = self.model(*args, **kwargs)
+        self._write_back(before)
         loss = self._loss(output) if self._loss is not None else _loss_of(output)
         results = {} if loss is None and self._mode == "eval" else {"loss": _scalar(loss, output)}
         if self._mode == "eval":
             results |= {name: value for name, value in _tensors_of(output).items() if value is not loss}
         self.results.names = tuple(results)
         return tuple(results.values())
+
+    def _write_back(self, before: Mapping[str, Tensor]) -> None:
+        """A buffer that the forward replaced is written to: autograd's trace sees writes, not assignments."""
+        for name, value in self.model.named_buffers(remove_duplicate=False):
+            old = before.get(name)
+            if old is not None and old is not value:
+                old.copy_(value)
+                owner, _, last = name.rpartition(".")
+                setattr(self.model.get_submodule(owner), last, old)
 
 
 def _loss_of(output: Any) -> Any:

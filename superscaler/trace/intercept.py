@@ -12,17 +12,20 @@ from torch.fx.traceback import annotate
 from torch.overrides import TorchFunctionMode
 
 from superscaler.errors import TraceError
-from superscaler.trace import library, losses, pooling, randomness
+from superscaler.trace import library, losses, randomness, substitutes
 from superscaler.trace.attention import attention
+from superscaler.trace.places import Places
 from superscaler.trace.promote import promoted_call
-from superscaler.trace.source import LINE, current_line, shown
+from superscaler.trace.provenance import annotation
+from superscaler.trace.source import current_line, shown
 
 
 class Intercept(TorchFunctionMode):
-    """Active while a model is exported. ``promote``: every float becomes float64 (see :mod:`.promote`)."""
+    """Active while a model is traced. ``promote``: every float becomes float64 (see :mod:`.promote`)."""
 
-    def __init__(self, *, promote: bool) -> None:
+    def __init__(self, places: Places, *, promote: bool) -> None:
         super().__init__()
+        self.places = places
         self.promote = promote
         self._sites = 0
         # Results of log_softmax and their logits: nll_loss of such a result is a cross-entropy. The tensors are kept
@@ -37,7 +40,7 @@ class Intercept(TorchFunctionMode):
             **dict.fromkeys((F.dropout, torch.dropout), self._dropout),
             **dict.fromkeys((F.dropout1d, F.dropout2d, F.dropout3d, torch.feature_dropout), self._feature_dropout),
             **{f: self._random(build) for f, build in randomness.BUILDERS.items()},
-            **pooling.HANDLERS,
+            **substitutes.HANDLERS,
             **dict.fromkeys(randomness.REFUSED, _refuse_random),
         }
 
@@ -50,8 +53,7 @@ class Intercept(TorchFunctionMode):
         handler = self._handlers.get(func, func)
         if func in (F.log_softmax, torch.log_softmax, Tensor.log_softmax):
             kwargs = {**kwargs, "_func": func}
-        # Torch keeps only the frames of functions named "forward" in a node's stack trace.
-        with annotate({LINE: current_line()}):
+        with annotate(annotation(current_line(), self.places.current, getattr(func, "__name__", ""))):
             return handler(*args, **kwargs)
 
     def site(self) -> int:

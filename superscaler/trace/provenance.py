@@ -1,4 +1,8 @@
-"""Where an FX node comes from: phase, module, function and the user's source line."""
+"""Where an FX node comes from: phase, module, function and the user's source line.
+
+The interception annotates what the forward runs; a backward node finds its forward node by the number that autograd
+gives both.
+"""
 
 from __future__ import annotations
 
@@ -8,55 +12,50 @@ from typing import Any
 from torch import fx
 
 from superscaler.trace.draft import Origin
-from superscaler.trace.source import line_of_node
 
 # The attribute under which the entry module (see ``entry``) holds the user's model.
 ROOT = "model"
+# Names of annotations.
+LINE, MODULE, FUNCTION = "superscaler_line", "superscaler_module", "superscaler_function"
 _FUNCTIONS = {"scaled_dot_product_attention": "attention", "multi_head_attention_forward": "attention"}
 
 
+def annotation(line: str, module: str, function: str) -> dict[str, str]:
+    """What a node made now is to be annotated with."""
+    name = function.strip("_")
+    return {LINE: line, MODULE: module, FUNCTION: _FUNCTIONS.get(name, name)}
+
+
+def line_of(node: fx.Node) -> str:
+    """The user's ``file:line``, if it is known."""
+    return (node.meta.get("custom") or {}).get(LINE, "")
+
+
 class Provenance:
-    """Origins of nodes, in graph order: a backward node takes what it lacks from the forward node of its number."""
+    """Origins of nodes, in graph order."""
 
     def __init__(self) -> None:
         self._forward: dict[int, Origin] = {}
 
     def origin(self, node: fx.Node) -> Origin:
         """The origin of ``node``. Those of accumulation adds are incomplete: their terms decide."""
-        meta = node.meta
+        meta, seq = node.meta, node.meta.get("seq_nr")
         if meta.get("partitioner_tag") == "is_backward":
             return self._backward(meta)
-        found = Origin("forward", _module(meta.get("nn_module_stack")), _function(meta), line_of_node(meta))
-        seq = meta.get("seq_nr")
+        told: Mapping[str, Any] = meta.get("custom") or {}
+        found = Origin("forward", told.get(MODULE, ""), told.get(FUNCTION, ""), told.get(LINE, ""), seq)
         if seq is not None:
-            found = Origin(found.phase, found.module, found.function, found.source, seq)
             self._forward.setdefault(seq, found)
         return found
 
     def _backward(self, meta: Mapping[str, Any]) -> Origin:
-        stack = meta.get("fwd_nn_module_stack") or meta.get("nn_module_stack")
         accumulates = bool(meta.get("is_gradient_acc", False))
         twin = self._forward.get(meta.get("seq_nr", -1))
         if accumulates or twin is None:
-            return Origin("backward", _module(stack), accumulates=accumulates)
+            return Origin("backward", accumulates=accumulates)
         return Origin("backward", twin.module, twin.function, twin.source, twin.seq)
-
-
-def _module(stack: Mapping[str, tuple[str, Any]] | None) -> str:
-    if not stack:
-        return ""
-    path = list(stack.values())[-1][0].split("@")[0]
-    return strip_root(path)
 
 
 def strip_root(path: str) -> str:
     """``model.layers.0`` -> ``layers.0``: a path as the user's model has it."""
     return path.removeprefix(ROOT).removeprefix(".")
-
-
-def _function(meta: Mapping[str, Any]) -> str:
-    kind = meta.get("torch_fn")
-    if not kind:
-        return ""
-    name = str(kind[1]).rsplit(".", 1)[-1].strip("_")
-    return _FUNCTIONS.get(name, name)

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import re
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import torch
 
-# Under this name a node's annotations hold the user's line.
-LINE = "superscaler_line"
 _TORCH = str(Path(torch.__file__).parent)
 _OURS = str(Path(__file__).parent)
-_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 
 @lru_cache(maxsize=4096)
@@ -31,18 +26,6 @@ def _innermost(frames: Iterable[tuple[str, int]]) -> str:
         if is_users(file):
             return f"{file}:{line}"
     return ""
-
-
-@lru_cache(maxsize=65536)
-def line_of_stack(stack: str) -> str:
-    """``file:line`` of the innermost user frame in a formatted stack trace; empty if there is none."""
-    found = [(file, int(line)) for file, line in _FRAME.findall(stack)]
-    return _innermost(reversed(found))
-
-
-def line_of_node(meta: Mapping[str, Any]) -> str:
-    """The user's line of an FX node: annotated by the interception, else from its stack trace."""
-    return (meta.get("custom") or {}).get(LINE) or line_of_stack(meta.get("stack_trace") or "")
 
 
 def line_of_error(trace: TracebackType | None) -> str:

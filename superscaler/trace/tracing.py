@@ -79,9 +79,8 @@ def trace(
     entry = Entry(copied, inputs, loss, mode)
     tensors = [fake_like(tensor, fake, kind) for tensor in inputs.tensors.values()]
     state = _shared_names(copied)
-    graph, found = capture(entry, tensors, fake, promote=dtype == "f64", position_ids="position_ids" in inputs.tensors)
-    held = {name: value for name, value in found.items() if name not in state}
-    names = Names(list(inputs.tensors), entry.results.names, _first_names(state), frozenset(_parameters(copied)), held)
+    graph = capture(entry, tensors, fake, promote=dtype == "f64", position_ids="position_ids" in inputs.tensors)
+    names = Names(list(inputs.tensors), entry.results.names, _first_names(state), frozenset(_parameters(copied)))
     draft = Drafter(names).walk(graph)
     traced = Traced(finish(draft), state, draft.constants)
     if mode == "train" and not traced.graph.gradients:

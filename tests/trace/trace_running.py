@@ -83,6 +83,8 @@ def assert_same_as_torch(
         bound = tolerance * max(gradient.norm(), 1e-6 * everything)
         assert (ours - gradient).norm() <= bound, (name, (ours - gradient).norm(), bound)
     buffers = dict(reference.named_buffers())
+    changed = {n for n, b in model.named_buffers() if not torch.equal(double(b), buffers[n])}
+    assert changed <= set(traced.graph.updates), changed
     for name, update in traced.graph.updates.items():
         assert torch.allclose(values[update], buffers[name], rtol=tolerance, atol=tolerance), name
     return traced

@@ -110,6 +110,45 @@ def _unfold_backward(b: Builder, c: Call) -> Result:
     return b.op("superscaler.index_backward", [rows, index, "#shape"], c.out)
 
 
+def _index_copy(b: Builder, c: Call) -> Result:
+    x: Value = c["self"]
+    index = [*([None] * (c["dim"] % x.rank)), c["index"]]
+    if _zeros(x):  # each place is written at most once
+        return b.op("superscaler.index_backward", [c["source"], index, "#shape"], c.out)
+    return b.op("aten.index_put.default", [x, index, c["source"], False], c.out)
+
+
+def _on_diagonal(b: Builder, shape: Shape, dims: tuple[int, int], offset: int, count: int) -> list[Value | None]:
+    """Positions of a diagonal in a tensor whose dims ``dims`` are the last, merged into one."""
+    start = offset if offset >= 0 else -offset * shape[dims[1]]
+    args = [start, shape[dims[1]] + 1, "int64", "#start:n", "#local:n"]
+    return [*([None] * (len(shape) - 2)), b.op("superscaler.arange", args, ((count,), "int64"))]
+
+
+def _dims(c: Call, rank: int) -> tuple[int, int]:
+    return c.named.get("dim1", 0) % rank, c.named.get("dim2", 1) % rank
+
+
+def _diagonal(b: Builder, c: Call) -> Result:
+    x: Value = c["self"]
+    dims = _dims(c, x.rank)
+    last = permute(b, x, [*(d for d in range(x.rank) if d not in dims), *dims])
+    flat = reshape(b, last, (*last.shape[:-2], last.shape[-2] * last.shape[-1]))
+    index = _on_diagonal(b, x.shape, dims, c.named.get("offset", 0), c.out[0][-1])
+    return b.op("aten.index.Tensor", [flat, index], c.out)
+
+
+def _diagonal_backward(b: Builder, c: Call) -> Result:
+    grad, shape = c["grad_output"], tuple(c["input_sizes"])
+    dims = _dims(c, len(shape))
+    index = _on_diagonal(b, shape, dims, c["offset"], grad.shape[-1])
+    order = [*(d for d in range(len(shape)) if d not in dims), *dims]
+    last = tuple(shape[d] for d in order)
+    merged = (*last[:-2], last[-2] * last[-1])
+    flat = b.op("superscaler.index_backward", [grad, index, "#shape"], (merged, grad.dtype))
+    return permute(b, reshape(b, flat, last), [order.index(d) for d in range(len(shape))])
+
+
 LOWERINGS: dict[str, Lowering] = {
     "aten.embedding.default": _embedding,
     "aten.embedding_dense_backward.default": _embedding_backward,
@@ -122,6 +161,10 @@ LOWERINGS: dict[str, Lowering] = {
     "aten.index_add.default": _index_add,
     "aten.index_put.default": _index_put,
     "aten._unsafe_index_put.default": _index_put,
+    "aten.index_copy.default": _index_copy,
+    "aten.diagonal.default": _diagonal,
+    "aten.diagonal_copy.default": _diagonal,
+    "aten.diagonal_backward.default": _diagonal_backward,
     "aten.unfold.default": _unfold,
     "aten.unfold_backward.default": _unfold_backward,
 }

@@ -1,4 +1,7 @@
-"""Pooling over windows that do not overlap is a reshape and a mean: every dim of it splits."""
+"""Functions that say less about their dims than they could, as compositions in which every dim splits.
+
+Pooling over windows that do not overlap is a reshape and a mean, upsampling by whole factors a repetition.
+"""
 
 from __future__ import annotations
 
@@ -50,10 +53,30 @@ def _average(rank: int, plain: Pool) -> Pool:
     return pool
 
 
+def _nearest(
+    input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", *args: Any, **kwargs: Any
+) -> Tensor:
+    """``F.interpolate``: by whole factors the nearest neighbour is each element repeated."""
+    rank = input.ndim - 2
+    factors = _each(scale_factor, rank)
+    if mode != "nearest" or size is not None or not all(f and float(f).is_integer() for f in factors):
+        return F.interpolate(input, size, scale_factor, mode, *args, **kwargs)
+    for dim, factor in enumerate(factors, start=2):
+        input = input.repeat_interleave(int(factor or 1), dim)
+    return input
+
+
+def _bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    out = torch.einsum("...i,kij,...j->...k", input1, weight, input2)
+    return out if bias is None else out + bias
+
+
 HANDLERS: dict[Any, Pool] = {
     **{f: _adaptive(1, f) for f in (F.adaptive_avg_pool1d, torch.adaptive_avg_pool1d)},
     F.adaptive_avg_pool2d: _adaptive(2, F.adaptive_avg_pool2d),
     F.adaptive_avg_pool3d: _adaptive(3, F.adaptive_avg_pool3d),
+    F.interpolate: _nearest,
+    F.bilinear: _bilinear,
     F.avg_pool1d: _average(1, F.avg_pool1d),
     F.avg_pool2d: _average(2, F.avg_pool2d),
     F.avg_pool3d: _average(3, F.avg_pool3d),
