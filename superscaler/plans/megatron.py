@@ -35,13 +35,14 @@ def tensor_parallel(p: Planner, ways: int, sequence: bool) -> None:
     The vocabulary is split too: embedding and head. Each wish counts only where those before it decided nothing, so a
     linear that reads what a column-parallel one wrote has been split along its contraction already.
     """
-    for op in p.find(op="attention"):
+    for op in p.of_family("attention"):
         p.prefer(op, "h", ways, axis="tensor")
-    for op in p.find(op="gather"):
+    for op in p.of_family("gather"):
         if "v" in p.dims(op) and p.depends_on_input(op):
             p.prefer(op, "v", ways, axis="tensor")
-    for op in p.find(op="matmul"):
-        p.prefer(op, "o", ways, axis="tensor")
+    for op in p.of_family("matmul"):
+        if op.target == "aten.mm.default":
+            p.prefer(op, "o", ways, axis="tensor")
     if sequence:
         for op in p.find():
             if len(p.shape(op)) == 3 and p.shape(op)[0] == p.batch:

@@ -108,6 +108,10 @@ class Planner:
         """The dims along which an op may be split."""
         return tuple(n for n, d in rule_for(op, self.graph).dims.items() if not d.whole)
 
+    def size(self, op: Op, dim: str) -> int:
+        """The whole length of one of an op's dims."""
+        return rule_for(op, self.graph).dims[dim].size
+
     def shape(self, op: Op) -> tuple[int, ...]:
         """The whole shape of an op's first result."""
         return self.graph.tensor[op.outputs[0]].shape
@@ -125,6 +129,10 @@ class Planner:
                 seen.add(producer.name)
                 todo += producer.inputs
         return False
+
+    def of_family(self, family: str) -> list[Op]:
+        """The forward ops of a rule family; none is no error."""
+        return [op for op in self._forward if self.family(op) == family]
 
     def of_kind(self, ops: Iterable[Op], kind: str) -> list[Op]:
         """Those of ``ops`` with this source function, family or target; of a function, its heaviest ops."""

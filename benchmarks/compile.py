@@ -1,0 +1,160 @@
+"""What compiling costs: CPU seconds and memory, after import, from a model to a checked plan.
+
+    python benchmarks/compile.py [--only NAME] [--json FILE]
+
+Rows: GPT-2 with every op split 64 ways along mixed dims by a script (and the growth from 8 to 64 devices); GPT-3 175B
+on 1,024 and Llama-3-405B-sized on 16,384 devices.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results" / "compile.json"
+
+
+def cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def mixed(ways: int) -> Callable[..., None]:
+    """A script that splits every op ``ways`` ways: linears in turn by output and by batch, the vocabulary, heads."""
+
+    def plan(p) -> None:  # type: ignore[no-untyped-def]
+        devices = range(ways)
+        dims = {"attention": "b", "gather": "v"}
+        for i, op in enumerate(p.find()):
+            family = p.family(op)
+            dim = dims.get(family, "b" if i % 2 else "o")
+            found = (
+                dim
+                if dim in p.dims(op) and p.size(op, dim) >= ways
+                else next((d for d in p.dims(op) if p.size(op, d) >= ways), None)
+            )
+            if found is not None:
+                p.assign(p.split(op, found, ways), devices)
+
+    return plan
+
+
+def gpt2(ways: int) -> dict[str, float]:
+    """12 layers, hidden 768, batch 64: one script, every op split ``ways`` ways."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    import superscaler as ss
+    from superscaler.models import build
+    from superscaler.trace import trace  # noqa: F401  (imports are not what is measured)
+
+    torch.set_num_threads(1)
+    start = cpu()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model, example = build("gpt", "gpt2-small")
+        args = example(64, 1024)
+    plan = ss.compile(
+        model,
+        args,
+        cluster=ss.Cluster.preset("a100", devices=ways),
+        plan=mixed(ways),
+        optimizer=ss.AdamW(),
+        evaluate=False,
+    )
+    return {"cpu_seconds": cpu() - start, "rss_gib": _rss(), "plan_mb": _size(plan)}
+
+
+def megatron_175b(data: int = 8, batch: int = 1024) -> dict[str, float]:
+    """GPT-3 175B: tensor 8 × pipeline 16 × data, bf16, micro-batches of one sequence per data-parallel rank."""
+    return _huge("gpt", "gpt3-175b", 8, 16, data, batch, 2048)
+
+
+def _huge(name: str, preset: str, tensor: int, pipeline: int, data: int, batch: int, seq: int) -> dict[str, float]:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    import superscaler as ss
+    from superscaler.models import build
+
+    start, wall = cpu(), time.perf_counter()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model, example = build(name, preset)
+        args = example(batch, seq)
+    script = ss.plans.recompute(ss.plans.megatron(data=data, tensor=tensor, pipeline=pipeline, microbatches=128))
+    devices = tensor * pipeline * data
+    plan = ss.compile(
+        model, args, cluster=ss.Cluster.preset("h100", devices=devices), plan=script,
+        optimizer=ss.AdamW(clip_norm=1.0), dtype="bf16", evaluate=False,
+        progress=lambda m: print(f"    {time.perf_counter() - wall:6.1f} s  {m}", file=sys.stderr),
+    )  # fmt: skip
+    return {
+        "cpu_seconds": cpu() - start,
+        "wall_seconds": time.perf_counter() - wall,
+        "rss_gib": _rss(),
+        "plan_mb": _size(plan),
+    }
+
+
+def _rss() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+
+
+def _size(plan) -> float:  # type: ignore[no-untyped-def]
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "plan.json"
+        plan.save(path)
+        return path.stat().st_size / 1e6
+
+
+CASES: dict[str, Callable[[], dict[str, float]]] = {
+    "gpt2-mixed-8": lambda: gpt2(8),
+    "gpt2-mixed-64": lambda: gpt2(64),
+    "gpt3-175b-1024": megatron_175b,
+    "gpt3-175b-16384": lambda: megatron_175b(data=128, batch=128 * 128),
+}
+BARS = {
+    "gpt2-mixed-64": "cpu_seconds <= 5; <= 1.5 x 8 devices",
+    "gpt3-175b-1024": "wall <= 60 s, rss <= 4 GiB, plan <= 20 MB",
+    "gpt3-175b-16384": "wall <= 2 x that of 1,024",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=CASES)
+    parser.add_argument("--inside", choices=CASES, help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    if options.inside:
+        import superscaler.api
+        import superscaler.trace  # noqa: F401
+
+        print(json.dumps(CASES[options.inside]()))
+        return
+    rounds: dict[str, list[dict[str, float]]] = {}
+    names = [options.only] if options.only else list(CASES)
+    for _ in range(options.rounds):
+        for name in names:
+            done = subprocess.run([sys.executable, __file__, "--inside", name], stdout=subprocess.PIPE, check=True)
+            rounds.setdefault(name, []).append(json.loads(done.stdout.splitlines()[-1]))
+    print(f"{'case':20} {'cpu s':>8} {'wall s':>8} {'GiB':>6} {'MB':>7}  bar")
+    for name, found in rounds.items():
+        middle = sorted(found, key=lambda r: r["cpu_seconds"])[len(found) // 2]
+        wall = middle.get("wall_seconds", float("nan"))
+        print(f"{name:20} {middle['cpu_seconds']:8.2f} {wall:8.2f} {middle['rss_gib']:6.2f} "
+              f"{middle['plan_mb']:7.2f}  {BARS.get(name, '')}")  # fmt: skip
+    options.json.parent.mkdir(exist_ok=True)
+    options.json.write_text(json.dumps({"machine": platform.platform(), "rounds": rounds}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
