@@ -30,7 +30,8 @@ class TaskGraph(msgspec.Struct, frozen=True, dict=True):
 
     ``stages``: the mesh of each
     stage. ``microaxis``: the time axis of micro-batches, or "". ``homes``: state and input tensors -> layout.
-    ``recompute``: forward ops that the backward runs again. ``order``: the name of the schedule.
+    ``recompute``: forward ops that the backward runs again. ``early``: gradients
+    reduced in the task that makes them. ``order``: the name of the schedule.
     """
 
     graph: Graph
@@ -40,6 +41,7 @@ class TaskGraph(msgspec.Struct, frozen=True, dict=True):
     homes: dict[str, Layout]
     microaxis: str = ""
     recompute: frozenset[str] = frozenset()
+    early: frozenset[str] = frozenset()
     order: str = "1f1b"
     seed: int = 0
 

@@ -15,12 +15,14 @@ from superscaler.plans.megatron import megatron
 from superscaler.plans.pipeline import pipeline
 from superscaler.plans.planner import Parts, Planner, PlanScript, Stage
 from superscaler.plans.recompute import recompute
+from superscaler.plans.zero import zero
 
 PLANS: dict[str, Callable[..., PlanScript]] = {
     "data_parallel": data_parallel,
     "megatron": megatron,
     "pipeline": pipeline,
     "recompute": recompute,
+    "zero": zero,
 }
 
 
@@ -84,4 +86,5 @@ __all__ = [
     "pipeline",
     "recompute",
     "single",
+    "zero",
 ]

@@ -72,7 +72,9 @@ class Planner:
         self._axes: dict[str, Axis] = {}
         self._anchors: list[tuple[str, str, Split | None]] = []
         self._wishes: list[tuple[str, str, Split]] = []
-        self._batch: tuple[str, int] | None = None
+        self._batch: dict[str, int] = {}
+        self._sharded: list[tuple[str, str, bool]] = []
+        self._early: set[str] = set()
         self._microbatches = 1
         self._assigned: dict[int, _Assigned] = {}
         self._parts: list[tuple[Parts, tuple[int, ...]]] = []
@@ -209,9 +211,26 @@ class Planner:
         self._anchors.append((axis, op.name, None))
 
     def split_batch(self, ways: int, *, axis: str = "data") -> None:
-        """Split the batch ``ways`` ways: the first dim of every input that has it."""
+        """Split the batch ``ways`` ways: the first dim of every input that has it. Again on another axis: inside."""
         self.axis(axis, ways)
-        self._batch = (axis, ways)
+        if ways > 1:
+            self._batch[axis] = ways
+
+    @property
+    def parameters(self) -> list[str]:
+        """The names of the parameters that are trained."""
+        return list(self.graph.gradients)
+
+    def shard_state(self, parameters: Iterable[str], *, axis: str, parameter: bool = False) -> None:
+        """Keep the optimizer's state of these parameters in shards along ``axis``, each device stepping its own.
+
+        ``parameter``: the parameter too, gathered where it is read; else it is gathered once after its step.
+        """
+        self._sharded += [(axis, name, parameter) for name in parameters]
+
+    def reduce_early(self, parameters: Iterable[str]) -> None:
+        """Reduce the gradients of these parameters as soon as they are there: only what a device keeps is kept."""
+        self._early.update(parameters)
 
     def axis(self, name: str, ways: int) -> str:
         """Declare a mesh axis; declaring it again with other ways is an error."""
@@ -277,6 +296,7 @@ class Planner:
             said.stages.append(self._stage_spec(stage))
         said.axes = dict(self._axes)
         said.anchors, said.wishes = self._anchors, self._wishes
+        said.sharded, said.early = self._sharded, frozenset(self._early)
         self._batch_homes(said)
         return said
 
@@ -338,23 +358,24 @@ class Planner:
 
     def _batch_homes(self, said: Directives) -> None:
         batch = self.batch
+        total = prod(self._batch.values()) * said.microbatches
+        if total > batch:
+            parts = " × ".join(f"{axis} {ways}" for axis, ways in self._batch.items())
+            raise PlanError(
+                f"a batch of {batch} cannot be split into {total} parts ({said.microbatches} micro-batches"
+                + (f" × {parts})" if parts else ")"),
+                hint="a larger batch, or fewer micro-batches",
+            )
         for name in self.graph.inputs:
             tensor = self.graph.tensor[name]
             if not tensor.shape or tensor.shape[0] != batch:
                 continue
-            ways = 1
-            if self._batch is not None and self._batch[1] > 1:
-                axis, ways = self._batch
-                said.homes.append((axis, name, Shard(0, *_digit_of(batch, ways))))
+            done = 1
+            for axis, ways in self._batch.items():
+                said.homes.append((axis, name, Shard(0, *_digit_of(batch, ways, done))))
+                done *= ways
             if said.microbatches > 1:
-                said.micro_homes.append((name, Shard(0, *_digit_of(batch, said.microbatches, ways))))
-        total = said.microbatches * (self._batch[1] if self._batch else 1)
-        if total > batch:
-            raise PlanError(
-                f"a batch of {batch} cannot be split into {total} parts ({said.microbatches} micro-batches"
-                + (f" × {self._batch[1]} ways)" if self._batch else ")"),
-                hint="a larger batch, or fewer micro-batches",
-            )
+                said.micro_homes.append((name, Shard(0, *_digit_of(batch, said.microbatches, done))))
 
     @property
     def batch(self) -> int:

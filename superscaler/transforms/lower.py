@@ -112,6 +112,7 @@ class Lowering:
         self.state: dict[str, int] = {}
         self.comms = 0
         self.level = self._levels()
+        self._early = self._early_gradients()
         self.settled: set[int] = set()  # values that are partials once reduced or accumulated: kept, not made again
 
     # --- blocks and values ------------------------------------------------------------------------------------------
@@ -172,6 +173,29 @@ class Lowering:
         results = tuple(self.define(body, n, layout) for n, layout in zip(op.outputs, outs, strict=True))
         body.steps.append(Compute(self.index[op.name], sources, results, splits, mesh.name))
 
+    def reduce_early(self, op: Op, body: Body) -> None:
+        """Bring the gradients that ``op`` has just made into the layout in which the optimizer reads them."""
+        for tensor in self._early.get(op.name, ()):
+            reader = next(c for c in self.graph.consumers[tensor] if c.phase == "optimizer")
+            placed = self.tasks.placed[reader.name]
+            if body.key.mesh not in self.meshes_of(placed):
+                continue
+            layout = self.layouts_of(reader, body.key.mesh)[0][reader.inputs.index(tensor)]
+            if body.over:
+                layout = self.space.layout(layout.mesh, {**dict(layout.states), self.micro: Partial()})
+            self.need(tensor, layout, body)
+
+    def _early_gradients(self) -> dict[str, list[str]]:
+        """Op -> the gradients that it makes, views apart."""
+        found: dict[str, list[str]] = {}
+        for tensor in self.tasks.early:
+            op = self.graph.producer[tensor]
+            while op.target in FREE and op.inputs:
+                op = self.graph.producer[op.inputs[0]]
+            if self.tasks.placed[op.name].kind in ("backward", "weight"):
+                found.setdefault(op.name, []).append(tensor)
+        return found
+
     def need(self, tensor: str, layout: Layout, body: Body, reader: Op | None = None) -> int:
         """The value of ``tensor`` in ``layout`` as read in ``body``; emits what brings it there."""
         found = body.here.get((tensor, layout))
@@ -206,7 +230,11 @@ class Lowering:
         usable = [v for v in made if self._in_time(v, body)]
         if usable:
             return self._best(usable, layout)
-        return self._over_time(made[0], body) if made else None
+        return self._over_time(self._reduced_first(made), body) if made else None
+
+    def _reduced_first(self, made: list[int]) -> int:
+        """Of the values of every micro-batch, one that is reduced already, else the first."""
+        return next((v for v in made if v in self.settled), made[0])
 
     def _in_time(self, number: int, body: Body) -> bool:
         """Whether a value exists once, or once per instance of the body."""
@@ -369,7 +397,7 @@ class Lowering:
         if producer is not None and producer.target in FREE:
             mesh = self.meshes_of(self.tasks.placed[producer.name])[0]
             home = self.body(self.key_of(producer, mesh), self.tasks.placed[producer.name].over)
-            self.need(tensor, self._natural(producer, tensor, mesh), home)
+            self.need(tensor, self.layouts_of(producer, mesh)[1][producer.outputs.index(tensor)], home)
         made = [entry for (t, _), entries in self.made.items() if t == tensor for entry in entries]
         if not made:
             raise PlanError(f"nothing computes {tensor!r} before stage {body.key.stage} reads it")
@@ -377,16 +405,17 @@ class Lowering:
         if usable:
             best = self._best([v for v, _ in usable], Layout(body.key.mesh))
             return next(e for e in usable if e[0] == best)
-        number = made[0][0]
+        number = self._reduced_first([v for v, _ in made])
         key = Key("reduce", -1, self.values[number].layout.mesh, 0)
         self.body(key, ())
         return self._over_time(number, body), key
 
-    def _natural(self, op: Op, tensor: str, mesh: str) -> Layout:
+    def layouts_of(self, op: Op, mesh: str) -> tuple[tuple[Layout, ...], tuple[Layout, ...]]:
+        """The layouts of an op's inputs and outputs where it first runs."""
         placed = self.tasks.placed[op.name]
         allowed = {*self.space.mesh(mesh).axes, *placed.over}
         splits = tuple((a, s) for a, s in placed.splits if a in allowed and self.space.axis(a).ways > 1)
-        return op_layouts(rule_for(op, self.graph), splits, mesh, self.space)[1][op.outputs.index(tensor)]
+        return op_layouts(rule_for(op, self.graph), splits, mesh, self.space)
 
     def _landing(self, have: Layout, need: Layout, mesh: str) -> Layout:
         """The layout in which a tensor arrives: as it was sent if this mesh has the same axes, else as it is read."""
@@ -440,6 +469,7 @@ def lower(tasks: TaskGraph) -> Lowered:
                 total_over_meshes(work, op, placed)
                 break
             work.emit(op, body)
+            work.reduce_early(op, body)
     return _finish(work)
 
 

@@ -10,7 +10,7 @@ from superscaler.ir.graph import Graph, Op
 from superscaler.ir.layout import Axis, Layout, Mesh, Partial, Shard, Space, State
 from superscaler.ir.program import BlockKind
 from superscaler.ir.rules import rule_for
-from superscaler.ir.rules.rule import Split, Splits, split_state
+from superscaler.ir.rules.rule import Split, Splits, dim_of, split_state
 from superscaler.ir.task import Placement, TaskGraph
 from superscaler.transforms.propagate import Propagation
 
@@ -33,7 +33,9 @@ class Directives:
     """What a plan says, in the order in which it says it.
 
     ``axes``: name -> ways (or explicit part sizes). ``anchors``: (axis, op, split), binding; ``wishes``: the same,
-    taken one by one where nothing else has decided by then. ``homes``: (axis, tensor, shard).
+    taken one by one where nothing else has decided by then. ``homes``: (axis, tensor, shard). ``sharded``: (axis,
+    parameter, whether the parameter itself is kept in shards too): its optimizer's state and step are. ``early``:
+    parameters whose gradients are reduced as soon as they are there, not after all micro-batches.
     """
 
     stages: list[StageSpec]
@@ -41,6 +43,8 @@ class Directives:
     anchors: list[tuple[str, str, Split | None]] = field(default_factory=list)
     wishes: list[tuple[str, str, Split]] = field(default_factory=list)
     homes: list[tuple[str, str, Shard]] = field(default_factory=list)
+    sharded: list[tuple[str, str, bool]] = field(default_factory=list)
+    early: frozenset[str] = frozenset()
     microbatches: int = 1
     micro_homes: list[tuple[str, Shard]] = field(default_factory=list)
     recompute: frozenset[str] = frozenset()
@@ -68,13 +72,15 @@ class _Placer:
         self.state_homes: dict[str, dict[str, Shard]] = {}
 
     def place(self) -> TaskGraph:
-        for axis in self.space.axes:
+        sharded = {axis for axis, _, _ in self.said.sharded}
+        for axis in sorted(self.space.axes, key=lambda a: a.name in sharded):  # shards avoid what others split
             if axis.name == WORLD or axis.ways == 1:
                 continue
             work = self._propagate(axis)
             self.splits[axis.name] = work.settle()
             for tensor, shard in work.homes.items():
-                self.state_homes.setdefault(tensor, {})[axis.name] = shard
+                if shard is not None:
+                    self.state_homes.setdefault(tensor, {})[axis.name] = shard
         kinds, over = self._kinds()
         self._validate()
         placements = tuple(
@@ -89,6 +95,7 @@ class _Placer:
             self._homes(),
             self.micro,
             self.said.recompute,
+            frozenset(self.graph.gradients[p] for p in self.said.early if p in self.graph.gradients),
             self.said.order,
             self.said.seed,
         )
@@ -224,6 +231,9 @@ class _Placer:
             for tensor, shard in self.said.micro_homes:
                 work.home(tensor, shard)
             return
+        for name, parameter, kept in self.said.sharded:
+            if name == axis.name:
+                self._shard_state(work, axis, parameter, kept)
         for name, op, split in self.said.anchors:
             if name == axis.name:
                 work.anchor(self.graph.op[op], split)
@@ -234,6 +244,30 @@ class _Placer:
         for name, op, split in self.said.wishes:
             if name == axis.name:
                 work.wish(self.graph.op[op], split)
+
+    def _shard_state(self, work: Propagation, axis: Axis, parameter: str, kept: bool) -> None:
+        """Split the optimizer's step of a parameter along ``axis``, where no other axis splits it."""
+        step = next((op for op in self.graph.consumers[parameter] if op.phase == "optimizer"), None)
+        if step is None or axis.name not in self.space.mesh(self.stage_mesh[self.home_stage[parameter]]).axes:
+            return
+        shard = self._free_digit(parameter, axis.ways)
+        work.pin(parameter, shard if kept else None)
+        if shard is not None:
+            work.anchor(step, dim_of(rule_for(step, self.graph), shard, output=False, index=0))
+
+    def _free_digit(self, parameter: str, ways: int) -> Shard | None:
+        """A digit of a parameter that no axis splits yet: even if there is one, else the longest dim unevenly."""
+        shape = self.graph.tensor[parameter].shape
+        taken = list(self.state_homes.get(parameter, {}).values())
+        uneven: list[Shard] = []
+        for dim, size in enumerate(shape):
+            others = [s for s in taken if s.dim == dim]
+            inside = min((s.inner for s in others), default=size)
+            if inside % ways == 0:
+                return Shard(dim, ways, inside // ways)
+            if inside >= ways:
+                uneven.append(Shard(dim, inside, 1))
+        return max(uneven, key=lambda s: s.extent, default=None)
 
     def _whole_batch(self, work: Propagation) -> set[str]:
         """Ops on which no parameter depends that reduce over the batch, with all that they read: the prologue."""

@@ -41,7 +41,8 @@ class Propagation:
         self.fits = fits
         self.passes = passes
         self.decided: Decided = {}
-        self.homes: dict[str, Shard] = {}
+        self.homes: dict[str, Shard | None] = {}
+        self.pinned: set[str] = set()
         self._facts: deque[tuple[str, Shard]] = deque()
         self._seen: set[tuple[str, Shard]] = set()
 
@@ -84,7 +85,14 @@ class Propagation:
         self._fact(tensor, shard)
         self.flow()
 
+    def pin(self, tensor: str, shard: Shard | None) -> None:
+        """Fix how a state tensor is kept, whatever reads it: no fact flows from or to it."""
+        self.homes[tensor] = shard
+        self.pinned.add(tensor)
+
     def _fact(self, tensor: str, state: State | None) -> None:
+        if tensor in self.pinned:
+            return
         if isinstance(state, Shard) and (tensor, state) not in self._seen:
             self._seen.add((tensor, state))
             self._facts.append((tensor, state))

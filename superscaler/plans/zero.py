@@ -1,0 +1,28 @@
+"""ZeRO: data parallelism with optimizer state, gradients and parameters in shards (Rajbhandari et al. 2020, §5)."""
+
+from superscaler.errors import UsageError
+from superscaler.plans.megatron import tensor_parallel
+from superscaler.plans.planner import Planner, PlanScript
+
+
+def zero(level: int = 1, data: int = 1, replicas: int = 1, tensor: int = 1, microbatches: int = 1) -> PlanScript:
+    """State in shards over ``data`` devices; level 2: gradients too; level 3: parameters too, gathered where read.
+
+    ``replicas``: groups of ``data`` × ``tensor`` devices that each hold all shards and split the batch between them.
+    """
+    if level not in (1, 2, 3):
+        raise UsageError(f"zero has levels 1, 2 and 3, not {level}")
+
+    def plan(p: Planner) -> None:
+        p.split_batch(replicas, axis="replica")
+        p.split_batch(data, axis="data")
+        p.axis("tensor", tensor)
+        p.microbatches(microbatches)
+        p.assign(p.whole, range(replicas * data * tensor), axes=("replica", "data", "tensor"))
+        if tensor > 1:
+            tensor_parallel(p, tensor, sequence=True)
+        p.shard_state(p.parameters, axis="data", parameter=level == 3)
+        if level > 1:
+            p.reduce_early(p.parameters)
+
+    return plan
