@@ -1,4 +1,4 @@
-"""What users call: ``plan`` (decorator), ``compile``, ``check``, ``simulate``, ``launch``.
+"""What users call: ``plan`` (decorator), ``compile``, ``check``, ``simulate``, ``launch``, ``schedule``.
 
 torch is imported only where a model is at hand; ray only by ``launch``.
 """
@@ -19,7 +19,8 @@ from superscaler.ir.layout import Axis, Mesh, Space
 from superscaler.ir.plan import Entry, Plan, StateTensor
 from superscaler.ir.task import TaskGraph
 from superscaler.plans import Planner, PlanScript, parse, single
-from superscaler.scheduler.tasks import schedule
+from superscaler.scheduler.simulate import simulate
+from superscaler.scheduler.tasks import schedule as schedule_tasks
 from superscaler.transforms.assemble import assemble, with_state
 from superscaler.transforms.lower import lower
 from superscaler.transforms.optimize import Optimizer, with_optimizer
@@ -27,6 +28,11 @@ from superscaler.transforms.place import place
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from superscaler.runtime.job import Job
+    from superscaler.runtime.launch import Backend, Weights
+    from superscaler.scheduler.certified import PipelineTimetable
+    from superscaler.scheduler.pipeline import PipelineProblem
 
 Model = TypeVar("Model")
 Progress = Callable[[str], None]
@@ -123,7 +129,7 @@ def compile_graphs(
         placed[name] = tasks
         lowered = lower(tasks)
         progress(f"scheduling {name}")
-        entries[name] = assemble(lowered, schedule(lowered, cluster, time_limit=time_limit))
+        entries[name] = assemble(lowered, schedule_tasks(lowered, cluster, time_limit=time_limit))
     space = _union(tasks.space for tasks in placed.values())
     state = _state(placed)
     entries = {name: with_state(entry, state, space) for name, entry in entries.items()}
@@ -194,3 +200,47 @@ def _fits(plan: Plan) -> None:
                         f"limits in conflict: memory[{worker}], microbatches={entry.microbatches}",
                         hint='recompute("all"), more micro-batches, or more devices',
                     )
+
+
+def launch(
+    plan: Plan,
+    model: nn.Module | None = None,
+    *,
+    backend: Backend = "ray",
+    memory: int | None = None,
+    compile: bool = False,
+    timeout: float = 300.0,
+    init_seed: int | None = None,
+    weights: Weights | None = None,
+) -> Job:
+    """Start a plan's workers: see :func:`superscaler.runtime.launch.launch`. Use the job as a context manager."""
+    from superscaler.runtime.launch import launch as start
+
+    return start(
+        plan,
+        model,
+        backend=backend,
+        memory=memory,
+        compile=compile,
+        timeout=timeout,
+        init_seed=init_seed,
+        weights=weights,
+    )
+
+
+def schedule(
+    problem: PipelineProblem, order: str = "solve", *, seed: int = 0, time_limit: float | None = None
+) -> PipelineTimetable:
+    """A pipeline's schedule with its certificate: the best one found (``"solve"``) or a named one.
+
+    ``time_limit``: a fuse in seconds; what it cuts says so. Raises :class:`InfeasiblePlan` if memory holds no schedule,
+    :class:`UsageError` for an unknown name.
+    """
+    from superscaler.scheduler.certified import named_pipeline, solve_pipeline
+
+    if order == "solve":
+        return solve_pipeline(problem, seed=seed, time_limit=time_limit)
+    return named_pipeline(problem, order)
+
+
+__all__ = ["check", "compile", "compile_graphs", "launch", "plan", "schedule", "simulate"]
