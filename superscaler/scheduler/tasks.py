@@ -59,7 +59,25 @@ def schedule(lowered: Lowered, cluster: Cluster, *, time_limit: float | None = N
         for (blocks, j), job, start in zip(tasks.at, tasks.jobs, starts, strict=True)
         for block in blocks
     ]
+    slots = _with_their_sends(tasks, slots)
     return Schedule(tuple(sorted(slots, key=lambda s: (s.start, s.end, s.block))), certificate)
+
+
+def _with_their_sends(tasks: _Tasks, slots: list[Slot]) -> list[Slot]:
+    """Receives take place while their sends do."""
+    comms: dict[int, int] = {}
+    sender: dict[int, int] = {}
+    for block, key in enumerate(tasks.keys):
+        for step in tasks.lowered.bodies[key].steps:
+            if isinstance(step, Send):
+                comms[step.comm] = block
+    for block, key in enumerate(tasks.keys):
+        for step in tasks.lowered.bodies[key].steps:
+            if isinstance(step, Recv):
+                sender[block] = comms[step.comm]
+    at = {(s.block, s.microbatch): s for s in slots}
+    sent = {s: at[sender[s.block], s.microbatch] for s in slots if s.block in sender}
+    return [Slot(s.block, s.microbatch, sent[s].start, sent[s].end) if s in sent else s for s in slots]
 
 
 def _certify(problem: Problem, starts: tuple[int, ...], name: str, seed: int) -> Certificate:

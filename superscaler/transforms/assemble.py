@@ -106,7 +106,7 @@ class _Role:
         mine = {keys.index(key): key for key in self.keys}
         slots = [(mine[s.block], s) for s in schedule.slots if s.block in mine]
         collective = {key for key in self.keys if any(isinstance(step, Collective) for step in steps[key])}
-        self.items = _merge(slots, _due(lowered, keys, schedule), collective)
+        self.items = _merge(slots, collective)
         self.meshes = meshes
         self.number: dict[int, int] = {}
         self.values: list[Value] = []
@@ -242,26 +242,7 @@ def _touches(block: Block) -> set[int]:
     return found
 
 
-def _due(lowered: Lowered, keys: list[Key], schedule: Schedule) -> dict[tuple[int, int], int]:
-    """When each communication task is due: a receive with its send."""
-    sends = {
-        step.comm: block
-        for block, key in enumerate(keys)
-        for step in lowered.bodies[key].steps
-        if isinstance(step, Send)
-    }
-    start = {(s.block, s.microbatch): s.start for s in schedule.slots}
-    due = dict(start)
-    for block, key in enumerate(keys):
-        for step in lowered.bodies[key].steps:
-            if isinstance(step, Recv):
-                due |= {(b, j): start[sends[step.comm], j] for b, j in start if b == block}
-    return due
-
-
-def _merge(
-    slots: list[tuple[Key, Slot]], due: dict[tuple[int, int], int], collective: set[Key]
-) -> list[tuple[Key, Slot]]:
+def _merge(slots: list[tuple[Key, Slot]], collective: set[Key]) -> list[tuple[Key, Slot]]:
     """One order of a role's tasks: compute by start; communication posted as early as the global order allows.
 
     All communications are ordered by the time at which they are due, on every worker alike; a task that communicates
@@ -269,7 +250,7 @@ def _merge(
     wait in a circle.
     """
     compute = [(k, s) for k, s in slots if k.kind not in ("send", "recv")]
-    comms = [(due[s.block, s.microbatch], k.tag, s.microbatch, k, s) for k, s in slots if k.kind in ("send", "recv")]
+    comms = [(s.start, k.tag, s.microbatch, k, s) for k, s in slots if k.kind in ("send", "recv")]
     comms.sort(key=lambda e: (e[0], e[1], e[2], e[3].kind))
     comms.reverse()
     merged: list[tuple[Key, Slot]] = []
