@@ -48,12 +48,14 @@ class Intercept(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func.__name__ == "__get__":  # an attribute: nothing is computed
+            return func(*args, **kwargs)
         if self.promote:
             func, args, kwargs = promoted_call(func, args, kwargs)
         handler = self._handlers.get(func, func)
         if func in (F.log_softmax, torch.log_softmax, Tensor.log_softmax):
             kwargs = {**kwargs, "_func": func}
-        with annotate(annotation(current_line(), self.places.current, getattr(func, "__name__", ""))):
+        with annotate(annotation(current_line(), self.places.current, func.__name__)):
             return handler(*args, **kwargs)
 
     def site(self) -> int:

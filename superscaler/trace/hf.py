@@ -1,0 +1,165 @@
+"""``hf:DIR``: models of ``transformers`` from a local directory or a bare ``config.json``. Nothing is downloaded.
+
+Weights are read from safetensors only, and code in the directory is never run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from superscaler.errors import UsageError, did_you_mean
+
+Kind = Literal["causal", "masked", "seq2seq", "image"]
+Example = Callable[..., dict[str, Tensor]]
+
+# Kind -> the class of transformers that builds it, and how the names of such architectures end.
+_KINDS: dict[Kind, tuple[str, tuple[str, ...]]] = {
+    "causal": ("AutoModelForCausalLM", ("ForCausalLM", "LMHeadModel")),
+    "masked": ("AutoModelForMaskedLM", ("ForMaskedLM",)),
+    "seq2seq": ("AutoModelForSeq2SeqLM", ("ForConditionalGeneration",)),
+    "image": ("AutoModelForImageClassification", ("ForImageClassification",)),
+}
+_LENGTHS = ("max_position_embeddings", "n_positions", "max_target_positions")
+_LONGEST = 2048
+IGNORE = -100
+
+
+def load_hf(path: str | Path) -> tuple[nn.Module, Example]:
+    """A model that gives a loss, and the function that draws its batches.
+
+    ``path``: a directory with a ``config.json``, or that file. With ``*.safetensors`` beside it the weights are loaded,
+    else they are drawn from torch's global generator; under a ``FakeTensorMode`` nothing is allocated.
+    ``example(batch, seq=None, *, seed=0)`` gives the keyword arguments of a step: ``input_ids`` and ``labels``
+    [batch, seq] int64, or ``pixel_values`` [batch, channels, height, width] and ``labels`` [batch].
+
+    Raises :class:`UsageError` for a path without a configuration, an unknown or unsupported architecture, weights in
+    another format, or when transformers is not installed.
+    """
+    transformers = _library()
+    directory, config = _config(transformers, Path(path))
+    kind = _kind(transformers, config, directory)
+    config.use_cache = False
+    factory: Any = getattr(transformers, _KINDS[kind][0])
+    with _quiet(transformers):
+        if _has_weights(directory):
+            model = factory.from_pretrained(
+                directory, config=config, dtype=torch.float32, local_files_only=True, use_safetensors=True
+            )
+        else:
+            model = factory.from_config(config)
+    return model, partial(_image_batch if kind == "image" else _token_batch, config, kind)
+
+
+def _library() -> Any:
+    try:
+        return importlib.import_module("transformers")
+    except ImportError:
+        raise UsageError("hf: needs transformers, which is not installed", hint="pip install superscaler[hf]") from None
+
+
+def _config(transformers: Any, path: Path) -> tuple[Path, Any]:
+    file = path / "config.json" if path.is_dir() else path
+    if not file.is_file():
+        raise UsageError(f"hf: there is no {file}", hint="the directory of a model, or its config.json")
+    try:
+        told: Any = json.loads(file.read_text())
+        if not isinstance(told, dict) or "model_type" not in told:
+            raise ValueError("it has no model_type")
+        return file.parent, transformers.AutoConfig.from_pretrained(file, local_files_only=True)
+    except (ValueError, KeyError, OSError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UsageError(f"hf: {file} is no configuration of transformers", reason) from None
+
+
+def _kind(transformers: Any, config: Any, directory: Path) -> Kind:
+    names: list[str] = config.architectures or []
+    for kind, (_, endings) in _KINDS.items():
+        if any(name.endswith(endings) for name in names):
+            return kind
+    if names:
+        known = [ending for _, endings in _KINDS.values() for ending in endings]
+        raise UsageError(
+            f"hf: {directory}: architecture {names[0]} gives no loss of a known kind",
+            hint=did_you_mean(names[0], known),
+        )
+    for kind, (factory, _) in _KINDS.items():
+        if type(config) in getattr(transformers, factory)._model_mapping:
+            return kind
+    raise UsageError(
+        f"hf: {directory}: no architecture is named, and {config.model_type} has none that gives a loss",
+        hint='"architectures": ["...ForCausalLM"] in config.json',
+    )
+
+
+def _has_weights(directory: Path) -> bool:
+    if any(directory.glob("*.safetensors")):
+        return True
+    pickles = [*directory.glob("pytorch_model*.bin"), *directory.glob("*.pt"), *directory.glob("*.pth")]
+    if pickles:
+        raise UsageError(
+            f"hf: {pickles[0]} is a pickle, which can run code when it is read",
+            hint="save it as safetensors: model.save_pretrained(DIR)",
+        )
+    return False
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Generator[None]:
+    logging: Any = importlib.import_module("transformers.utils.logging")
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _positive(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise UsageError(f"hf: {name} must be at least 1, not {size}")
+
+
+def _length(config: Any, seq: int | None) -> int:
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    longest = next((n for name in _LENGTHS if (n := getattr(text, name, None))), None)
+    if seq is None:
+        return min(longest or _LONGEST, _LONGEST)
+    if longest is not None and seq > longest:
+        raise UsageError(f"hf: seq {seq} exceeds the model's {longest} positions", hint=f"seq={longest}")
+    return seq
+
+
+def _token_batch(config: Any, kind: Kind, batch: int, seq: int | None = None, *, seed: int = 0) -> dict[str, Tensor]:
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    length = _length(config, seq)
+    _positive(batch=batch, seq=length)
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(text.vocab_size, (batch, length), generator=generator)
+    labels = ids.clone()
+    if kind == "masked":  # the loss counts 15 % of the tokens (Devlin et al. 2019, §3.1), at least one
+        hidden = torch.rand((batch, length), generator=generator) < 0.15
+        hidden[0, 0] = True
+        labels = labels.masked_fill(~hidden, IGNORE)
+    return {"input_ids": ids, "labels": labels}
+
+
+def _image_batch(config: Any, kind: Kind, batch: int, seq: int | None = None, *, seed: int = 0) -> dict[str, Tensor]:
+    if seq is not None:
+        raise UsageError("hf: a model of images has no seq")
+    _positive(batch=batch)
+    size = config.image_size
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn((batch, config.num_channels, height, width), generator=generator)
+    return {"pixel_values": pixels, "labels": torch.randint(config.num_labels, (batch,), generator=generator)}
