@@ -9,7 +9,7 @@ those that split the same digit nest, inner axes inside outer shards.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import product
 from math import prod
 from typing import Literal
@@ -53,7 +53,7 @@ class Partial(msgspec.Struct, frozen=True, tag="partial"):
 State = Shard | Partial
 
 
-class Mesh(msgspec.Struct, frozen=True):
+class Mesh(msgspec.Struct, frozen=True, dict=True):
     """Devices as a row-major array over space axes. ``axes`` are axis names, ``ways`` their sizes."""
 
     name: str
@@ -68,6 +68,13 @@ class Mesh(msgspec.Struct, frozen=True):
     def lines(self, axes: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
         """The groups of devices that differ only along ``axes``, each in row-major order of those axes."""
         return _mesh_lines(self, axes)
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.name, self.axes, self.ways, self.devices))
+
+    def __hash__(self) -> int:  # a mesh is a key in many tables, and may have thousands of devices
+        return self._hash
 
 
 @lru_cache(maxsize=4096)
@@ -110,7 +117,7 @@ class Layout(msgspec.Struct, frozen=True):
         return f"{self.mesh}{{{inside}}}"
 
 
-class Space(msgspec.Struct, frozen=True):
+class Space(msgspec.Struct, frozen=True, dict=True):
     """The axes (outermost first) and meshes that the layouts of one entry refer to."""
 
     axes: tuple[Axis, ...]
@@ -125,6 +132,13 @@ class Space(msgspec.Struct, frozen=True):
     def rank(self, axis: str) -> int:
         """The position of an axis in the nesting order."""
         return _ranks(self)[axis]
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.axes, self.meshes))
+
+    def __hash__(self) -> int:  # as for a mesh
+        return self._hash
 
     def layout(self, mesh: str, states: Mapping[str, State | None]) -> Layout:
         """The canonical layout: sorted by axis order, replicated axes and axes of one part left out."""
