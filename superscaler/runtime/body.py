@@ -17,7 +17,7 @@ from torch import fx
 
 from superscaler.errors import RunError
 from superscaler.runtime import ops
-from superscaler.runtime.peephole import ADDMM, fused
+from superscaler.runtime.peephole import ADDMM, LAYER_NORM_BACKWARD, fused
 from superscaler.runtime.resolve import Line, Resolved, Shape
 
 # Ops whose result may share the storage of an operand.
@@ -27,6 +27,13 @@ VIEWS = frozenset(
         "aten.slice.Tensor", "aten.select.int",
     }
 )  # fmt: skip
+
+
+# What fusing makes of ops that rules name.
+FUSED: dict[str, Callable[..., Any]] = {
+    ADDMM: torch.addmm,
+    LAYER_NORM_BACKWARD: torch.ops.aten.native_layer_norm_backward.default,
+}
 
 
 @dataclass(frozen=True)
@@ -46,28 +53,27 @@ class Body:
     op has no form that writes there itself; ``copies``: how many such outputs."""
 
     module: fx.GraphModule
-    parameters: int
-    seeded: bool
-    returns: tuple[int, ...]
+    lines: tuple[Line, ...]
     copies: int
     copied: int
 
 
-def build(name: str, resolved: Resolved, outs: tuple[int, ...], uses: Outputs, itemsize: Mapping[int, int]) -> Body:
-    """The body of a resolved call. ``outs``: the definition's outputs; ``itemsize``: bytes per element of each local
-    number that is stored."""
-    return _Builder(name, resolved, outs, uses, itemsize).build()
+def build(
+    name: str, resolved: Resolved, outs: tuple[int, ...], uses: Outputs, dtypes: Mapping[int, torch.dtype]
+) -> Body:
+    """The body of a resolved call. ``outs``: the definition's outputs; ``dtypes``: of the outputs, by local number."""
+    return _Builder(name, resolved, outs, uses, dtypes).build()
 
 
 class _Builder:
     def __init__(
-        self, name: str, resolved: Resolved, outs: tuple[int, ...], uses: Outputs, itemsize: Mapping[int, int]
+        self, name: str, resolved: Resolved, outs: tuple[int, ...], uses: Outputs, dtypes: Mapping[int, torch.dtype]
     ) -> None:
         self.name = name
         self.resolved = resolved
         self.outs = outs
         self.uses = uses
-        self.itemsize = itemsize
+        self.dtypes = dtypes
         self.graph = fx.Graph()
         self.nodes: dict[int, fx.Node] = {}
         self.parameters: list[fx.Node] = []
@@ -80,15 +86,15 @@ class _Builder:
         for i in range(len(self.resolved.shapes)):
             self.nodes[i] = self.graph.placeholder(f"x{i}")
         self.parameters = [self.graph.placeholder(f"p{i}") for i in range(len(self.resolved.bindings))]
-        seeded = any("@seed" in _leaves(line.args) for line in lines)
-        self.seed = self.graph.placeholder("seed") if seeded else None
+        self.seed = self.graph.placeholder("seed") if any("@seed" in leaves(line.args) for line in lines) else None
         for position in self.uses.stored:
             self.storage[self.outs[position]] = self.graph.placeholder(f"out{position}")
-        for line in fused(lines, self._shapes(), keep=frozenset(self.outs)):
+        short = fused(lines, self._shapes(), keep=frozenset(self.outs))
+        for line in short:
             self._line(line)
-        returns = self._return()
+        self._return()
         module = fx.GraphModule(torch.nn.Module(), self.graph, class_name=self.name)
-        return Body(module, len(self.parameters), seeded, returns, self.copies, self.copied)
+        return Body(module, tuple(short), self.copies, self.copied)
 
     def _shapes(self) -> dict[int, Shape]:
         """Local shapes by local number."""
@@ -107,6 +113,7 @@ class _Builder:
                 self.nodes[line.outs[0]] = self.graph.call_function(form, args, {**kwargs, "out": stored})
                 return
         result = self.graph.call_function(function or function_of(line.target), args, kwargs)
+        result.meta["line"] = line
         if len(line.outs) == 1:
             self._output(line, 0, result)
             return
@@ -131,25 +138,24 @@ class _Builder:
         if storage is not None:
             node = self.graph.call_method("copy_", (storage, node))
             self.copies += 1
-            self.copied += _volume(line.shapes[k]) * self.itemsize[number]
+            self.copied += _volume(line.shapes[k]) * self.dtypes[number].itemsize
         elif any(self.outs[p] == number for p in self.uses.owned):
             how = "clone" if line.target in VIEWS else "contiguous"
             node = self.graph.call_method(how, (node,), {"memory_format": torch.contiguous_format})
         self.nodes[number] = node
 
-    def _return(self) -> tuple[int, ...]:
+    def _return(self) -> None:
         kept = tuple(p for p in range(len(self.outs)) if p not in self.uses.stored)
         for p in self.uses.stored:
             if self.outs[p] < len(self.resolved.shapes):
                 raise RunError(f"{self.name}: output {p} is an input of the definition")
         nodes = [self.nodes[self.outs[p]] for p in kept]
         self.graph.output(nodes[0] if len(nodes) == 1 else tuple(nodes) if nodes else None)
-        return kept
 
 
 def function_of(target: str) -> Callable[..., Any]:
     """The function of a line, fused ones included."""
-    return torch.addmm if target == ADDMM else ops.function(target)
+    return FUSED[target] if target in FUSED else ops.function(target)
 
 
 @lru_cache(maxsize=1024)
@@ -182,11 +188,12 @@ def _volume(shape: Shape) -> int:
     return n
 
 
-def _leaves(args: tuple[Any, ...]) -> list[Any]:
+def leaves(args: tuple[Any, ...]) -> list[Any]:
+    """The arguments inside nested sequences."""
     found: list[Any] = []
     for arg in args:
         if isinstance(arg, tuple):
-            found += _leaves(arg)  # pyright: ignore[reportUnknownArgumentType]
+            found += leaves(arg)  # pyright: ignore[reportUnknownArgumentType]
         else:
             found.append(arg)
     return found

@@ -20,16 +20,14 @@ from superscaler.ir.region import Region
 from superscaler.runtime.arena import Storage
 from superscaler.runtime.binding import Binding
 from superscaler.runtime.blocks import Code, Post
-from superscaler.runtime.body import Body
 from superscaler.runtime.comm import Comm, Handle
 from superscaler.runtime.hazards import Access, waits
 from superscaler.runtime.resolve import Resolver
-from superscaler.runtime.steps import Context, emit
+from superscaler.runtime.steps import Context, Prepare, emit
 from superscaler.runtime.storage import at_of, places, reads, writes
 
 Run = Generator[Handle, None, None]
 Numbers = list[int] | memoryview  # the number of the item that was begun last stands at 0
-Prepare = Callable[[Body], Callable[..., Any]]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,39 +31,54 @@ from superscaler.runtime.binding import Binding
 from superscaler.runtime.blocks import Code, Emitter
 from superscaler.runtime.body import Body, Outputs, build
 from superscaler.runtime.comm import Comm, Key
+from superscaler.runtime.compiling import Examples
 from superscaler.runtime.packing import Packing, packing
-from superscaler.runtime.resolve import Resolved, Resolver
+from superscaler.runtime.resolve import Resolved, Resolver, Shape
 from superscaler.runtime.storage import Place, at_of, reads
 from superscaler.runtime.updates import InPlace, in_place
 
+Prepare = Callable[[Body, Examples], Callable[..., Any]]
 First = frozenset[tuple[int, int, int]]  # (block, micro-batch, step) of the steps that write first what others add to
 
 
 @dataclass
 class Context:
-    """What all blocks of one worker's Program share. ``prepare``: turns a body into what is called (compiled, or not).
-
-    ``copied``: bytes written to the arena by copies in one run of each body.
-    """
+    """What all blocks of one worker's Program share. ``prepare``: turns a body into what is called."""
 
     binding: Binding
     comm: Comm
     device: torch.device
     places: list[Place]
     first: First
-    prepare: Callable[[Body], Callable[..., Any]]
+    prepare: Prepare
     resolver: Resolver
     bodies: dict[Any, tuple[Body, Callable[..., Any]]] = field(default_factory=dict)
 
-    def body(self, number: int, resolved: Resolved, uses: Outputs, itemsize: Mapping[int, int]) -> tuple[Body, Any]:
-        """The body of a definition at these shapes, made once."""
-        key = (number, resolved.lines, resolved.shapes, uses)
+    def body(self, call: Call, resolved: Resolved, uses: Outputs) -> Callable[..., Any]:
+        """What runs a call at these shapes, made once for all calls that are equal in that."""
+        key = (call.definition, resolved.lines, resolved.shapes, uses)
         found = self.bodies.get(key)
         if found is None:
-            definition = self.binding.entry.definitions[number]
-            body = build(f"definition_{number}", resolved, definition.outs, uses, itemsize)
-            found = self.bodies[key] = (body, self.prepare(body))
-        return found
+            definition = self.binding.entry.definitions[call.definition]
+            dtypes = {n: self.binding.dtype(v) for n, v in zip(definition.outs, call.outs, strict=True)}
+            body = build(f"definition_{call.definition}", resolved, definition.outs, uses, dtypes)
+            function = self.prepare(body, lambda: self._examples(call, definition, resolved, uses))
+            found = self.bodies[key] = (body, function)
+        return found[1]
+
+    def _examples(self, call: Call, definition: Definition, resolved: Resolved, uses: Outputs) -> list[Any]:
+        """Arguments of a body, all zeros."""
+        shapes = dict(enumerate(resolved.shapes))
+        for line in resolved.lines:
+            shapes.update(zip(line.outs, line.shapes, strict=True))
+
+        def zeros(shape: Shape, value: int) -> Tensor:
+            return torch.zeros(shape, dtype=self.binding.dtype(value), device=self.device)
+
+        given: list[Any] = [zeros(shape, v) for shape, v in zip(resolved.shapes, call.ins, strict=True)]
+        given += resolved.bindings
+        given += [(0, 0)] if draws(definition) else []
+        return given + [zeros(shapes[definition.outs[p]], call.outs[p]) for p in uses.stored]
 
 
 def emit(context: Context, number: int) -> Code:
@@ -161,7 +176,6 @@ class _Block:
         definition = self.binding.entry.definitions[call.definition]
         updates = in_place(self.binding.program, self.block, i, definition)
         uses = self._uses(call, updates)
-        itemsize = {n: self.binding.dtype(v).itemsize for n, v in zip(definition.outs, call.outs, strict=True)}
         resolved: dict[int, Resolved] = {}
 
         def resolve(j: int) -> Resolved:
@@ -170,11 +184,11 @@ class _Block:
                 resolved[j] = self.context.resolver.call(definition, call, coords)
             return resolved[j]
 
-        function = self.out.entry(lambda j: self.context.body(call.definition, resolve(j), uses, itemsize)[1])
+        function = self.out.entry(lambda j: self.context.body(call, resolve(j), uses))
         args = [self.var(v, call.at) for v in call.ins]
         if _parametrised(definition):
             args.append("*" + self.out.entry(lambda j: resolve(j).bindings))
-        if _draws(definition):
+        if draws(definition):
             args.append("seed")
         args += [self.var(call.outs[p], call.at) for p in uses.stored]
         self.alias.update(updates.state)
@@ -333,5 +347,6 @@ def _parametrised(definition: Definition) -> bool:
     return any(_placeholders(row.args) & {"#start", "#region", "#key"} for row in definition.rows)
 
 
-def _draws(definition: Definition) -> bool:
+def draws(definition: Definition) -> bool:
+    """Whether its bodies take the (seed, step) of a run."""
     return any("#seed" in _placeholders(row.args) for row in definition.rows)

@@ -19,10 +19,12 @@ from superscaler.ir.region import Region
 from superscaler.runtime.arena import Block
 from superscaler.runtime.binding import program_of
 from superscaler.runtime.comm import Comm, Handle
-from superscaler.runtime.execution import Execution, Numbers, Prepare
+from superscaler.runtime.compiling import compiled, plain
+from superscaler.runtime.execution import Execution, Numbers
 from superscaler.runtime.files import read_region
 from superscaler.runtime.ops import DTYPES, set_device
 from superscaler.runtime.packing import packing
+from superscaler.runtime.steps import Prepare
 
 Parts = list[tuple[Region, Tensor]]
 
@@ -157,4 +159,5 @@ def make_worker(plan: Plan, index: int, comm: Comm, options: WorkerOptions) -> W
     set_device(device)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    return Worker(plan, index, comm, device=device, prepare=lambda body: body.module.forward)
+    with torch.no_grad():
+        return Worker(plan, index, comm, device=device, prepare=compiled if options.compile else plain)

@@ -38,8 +38,8 @@ F64 = "float64"
 CERTIFICATE = Certificate("feasible", 0, 0, 0.0, 0, "", "", 0, 0.0)
 
 
-def two_layers() -> Graph:
-    """loss = Σ relu(x w1 + b1) w2, its gradients, and SGD."""
+def two_layers(slow: float | None = None) -> Graph:
+    """loss = Σ relu(x w1 + b1) w2, its gradients, and SGD. ``slow``: milliseconds of sleep before the loss."""
     shapes: dict[str, tuple[int, ...]] = {
         "x": (B, I), "w1": (I, H), "b1": (H,), "w2": (H, O), "lr": (), "h0": (B, H), "h1": (B, H), "h2": (B, H),
         "y": (B, O), "loss": (), "gy": (B, O), "h2t": (H, B), "gw2": (H, O), "w2t": (O, H), "gh2": (B, H),
@@ -59,7 +59,10 @@ def two_layers() -> Graph:
     op("aten.mm.default", "x w1", "h0")
     op("aten.add.Tensor", "h0 b1", "h1")
     op("aten.relu.default", "h1", "h2")
-    op("aten.mm.default", "h2 w2", "y")
+    op("aten.mm.default", "h2 w2", "y" if slow is None else "y0")
+    if slow is not None:
+        shapes["y0"] = (B, O)
+        op("superscaler.sleep", "y0", "y", slow, 0.0)
     op("aten.sum.dim_IntList", "y", "loss", [0, 1])
     ops.append(Op("gy", "superscaler.full", (), ("gy",), ("#shape", 1.0, F64)))
     op("aten.permute.default", "h2", "h2t", [1, 0])
@@ -224,9 +227,9 @@ def tensor_parallel(*, sizes: tuple[int, ...] | None = None, ways: int = 2) -> P
     return plan_of(graph, space, [program], b.definitions, ways, homes, groupings=[grouping])
 
 
-def pipelined(microbatches: int = 4, sizes: tuple[int, ...] | None = None) -> Plan:
+def pipelined(microbatches: int = 4, sizes: tuple[int, ...] | None = None, *, slow: float | None = None) -> Plan:
     """Two stages: the hidden activation goes forth, its gradient back; gradients are summed over micro-batches."""
-    graph = two_layers()
+    graph = two_layers(slow)
     space = Space((Axis("mb", microbatches, "time", sizes),), (Mesh("m", (), (), (0,)), Mesh("n", (), (), (1,))))
     rows, over = Shard(0, B), ("mb",)
 
@@ -258,9 +261,10 @@ def pipelined(microbatches: int = 4, sizes: tuple[int, ...] | None = None) -> Pl
     lossj, gw2j = v("loss", "n", over, mb=Partial()), v("gw2", "n", over, mb=Partial())
     loss, gw2, w2n = v("loss", "n"), v("gw2", "n"), v("w2n", "n")
     recv = last.block("recv", Recv(h2, 0, 0), over=over, lane="comm")
+    rows_of = {"y": on("b")} if slow is None else {"y0": on("b"), "y": on("b")}
     call = last.call(
-        "y loss gy h2t gw2 w2t gh2", (h2, w2), (lossj, gw2j, gh2), "n",
-        y=on("b"), loss=on("b"), gy=on("b"), h2t=on("b"), gw2=on("h"), gh2=on("b"),
+        " ".join(rows_of) + " loss gy h2t gw2 w2t gh2", (h2, w2), (lossj, gw2j, gh2), "n", **rows_of,
+        loss=on("b"), gy=on("b"), h2t=on("b"), gw2=on("h"), gh2=on("b"),
     )  # fmt: skip
     both = last.block("forward", call, Accumulate(lossj, loss), Accumulate(gw2j, gw2), over=over)
     send = last.block("send", Send(gh2, 1, 1), over=over, lane="comm")

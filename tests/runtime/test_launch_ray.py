@@ -1,0 +1,143 @@
+"""Workers as Ray actors: the same results, and nothing left behind whatever happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+import small_plans as plans
+
+from superscaler.errors import ClusterError, InputError, RunError, WorkerError
+from superscaler.runtime.launch import launch
+
+LEFT = ("raylet", "gcs_server", "ray::", "ray/dashboard", "log_monitor")
+
+
+@pytest.fixture(scope="class")
+def own_ray() -> Iterator[None]:
+    """A Ray of the caller's, which jobs use and leave as it is."""
+    ray.init(num_cpus=4, object_store_memory=100 << 20, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def descendants() -> list[str]:
+    """Command lines of this process's descendants that belong to Ray."""
+    found: list[str] = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            found.append(" ".join(process.cmdline()))
+        except psutil.NoSuchProcess:
+            continue
+    return [line for line in found if any(word in line for word in LEFT)]
+
+
+def leftovers() -> set[str]:
+    """Names of what a job could have left in shared memory and in the place for temporary files."""
+    names = [p.name for d in ("/dev/shm", "/tmp") if Path(d).exists() for p in Path(d).iterdir()]
+    return {n for n in names if n.startswith(("plasma", "ss-ray-", "superscaler-progress-", "psm_", "torch_"))}
+
+
+def sleepy() -> plans.Plan:
+    """The pipeline, a second in every forward of its second stage."""
+    return plans.pipelined(4, slow=1000.0)
+
+
+@pytest.mark.usefixtures("own_ray")
+class TestWithinARayThatRuns:
+    def test_a_pipeline_learns_as_plain_torch_does(self, tmp_path: Path) -> None:
+        reference = plans.Reference()
+        expected = reference.steps(3)
+        with launch(plans.pipelined(), plans.Reference()) as job:
+            assert [job.step(plans.batch()) for _ in range(2)] == pytest.approx(expected[:2], rel=1e-9)
+            with pytest.raises(InputError):
+                job.step(plans.batch()[:2])
+            job.save_checkpoint(tmp_path / "here")
+            assert [t.worker for t in job.trace() if t.kind == "optimizer"] == [0, 1]
+        assert ray.is_initialized()
+        with launch(plans.tensor_parallel(sizes=(4, 2)), init_seed=0) as job:
+            job.load_checkpoint(tmp_path / "here")
+            assert job.step(plans.batch()) == pytest.approx(expected[2], rel=1e-9)
+            for name, gradient in job.gradients().items():
+                assert plans.close(gradient, reference.get_parameter(name).grad)
+
+    def test_fewer_cpus_than_workers(self) -> None:
+        with pytest.raises(ClusterError, match="the plan needs 6 workers, and Ray has 4 CPUs"):
+            launch(plans.tensor_parallel(ways=6), plans.Reference())
+
+    @pytest.mark.slow
+    def test_an_op_that_fails_names_worker_and_task(self) -> None:
+        with launch(plans.pipelined(slow=-1.0), plans.Reference()) as job:
+            with pytest.raises(WorkerError, match="worker 1 failed in forward, micro-batch 0") as caught:
+                job.step(plans.batch())
+            assert "sleep length must be non-negative" in str(caught.value)
+
+    @pytest.mark.slow
+    def test_a_worker_that_is_killed_in_the_middle_of_a_step(self) -> None:
+        before = leftovers()
+        with launch(sleepy(), plans.Reference()) as job:
+            processes = [p.pid for p in job._crew.processes]  # type: ignore[union-attr]
+            threading.Timer(1.5, lambda: os.kill(processes[1], signal.SIGKILL)).start()
+            start = time.monotonic()
+            with pytest.raises(WorkerError, match=r"worker 1 died in forward, micro-batch [01]"):
+                job.step(plans.batch())
+            assert time.monotonic() - start < 15 + 1.5
+            with pytest.raises(RunError, match="the job has ended"):
+                job.step(plans.batch())
+        assert not any(psutil.pid_exists(p) for p in processes)
+        assert leftovers() <= before
+
+
+SCRIPT = """
+    import sys
+    sys.path.insert(0, {here!r})
+    import small_plans as plans
+    from superscaler.runtime.launch import launch
+
+    with launch(plans.pipelined(4, slow=1000.0), plans.Reference()) as job:
+        print("running", flush=True)
+        while True:
+            job.step(plans.batch())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_from_outside(how: signal.Signals) -> None:
+    before = leftovers()
+    script = textwrap.dedent(SCRIPT.format(here=str(Path(__file__).parent)))
+    job = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert job.stdout is not None
+        assert job.stdout.readline() == "running\n"
+        time.sleep(1)
+        family = psutil.Process(job.pid).children(recursive=True)
+        assert any("raylet" in " ".join(p.cmdline()) for p in family)
+        job.send_signal(how)
+        job.communicate(timeout=30)
+        assert psutil.wait_procs(family, timeout=10)[1] == []
+        assert leftovers() <= before
+    finally:
+        job.kill()
+
+
+@pytest.mark.slow
+def test_a_ray_of_its_own_ends_with_the_job() -> None:
+    assert not ray.is_initialized()
+    before = leftovers()
+    with launch(plans.pipelined(), plans.Reference()) as job:
+        job.step(plans.batch())
+        assert descendants()
+    assert not ray.is_initialized()
+    assert descendants() == []
+    assert leftovers() <= before
