@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -169,3 +171,27 @@ def test_a_broken_cache_file_counts_as_none(content: bytes) -> None:
 @pytest.mark.parametrize("target", ["../../etc/passwd", "a/b.c", "", "op"])
 def test_targets_do_not_escape_the_cache(target: str) -> None:
     assert discovered.record(target) is None
+
+
+def test_an_op_that_crashes_on_parts_is_kept_whole_there() -> None:
+    """Cutting the first input alone kills the process: that is no dim; the other input's is still found."""
+
+    def fragile(x: Tensor, y: Tensor) -> Tensor:
+        if x.shape[0] != 6:
+            os.abort()
+        return x.sum() * y
+
+    got = found(fragile, [(6,), (8,)], [(8,)])
+    assert str(got) == "x0_0!, a -> a"
+
+
+def test_an_op_that_always_crashes_is_refused() -> None:
+    with pytest.raises(SplitError, match="ends the process"):
+        found(lambda x: os.abort(), [(6, 8)], [(6, 8)])
+
+
+def test_an_op_that_hangs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("superscaler.transforms.discover.lookup._SECONDS", 0.3)
+    with pytest.raises(SplitError, match="cannot be executed") as error:
+        found(lambda x: time.sleep(60), [(6, 8)], [(6, 8)])
+    assert "more than 0.3 s" in str(error.value)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
+import msgspec
 import torch
 
 from superscaler.errors import SplitError
 from superscaler.ir.graph import Graph, Op
 from superscaler.ir.rules import discovered, has_rule
 from superscaler.ir.rules.rule import Rule, Shape, parse_rule
+from superscaler.transforms.discover.isolate import Announce, Attempts, isolated
 from superscaler.transforms.discover.recombine import Named, kinds_of, linear_groups, named_dims
 from superscaler.transforms.discover.trial import Function, Trial, function_of, trial_of
+
+_SECONDS = 60.0  # of one child
+_DEATHS = 32  # children that one op may end
 
 
 def version_of(target: str) -> str:
@@ -54,11 +60,52 @@ def discover_missing(graph: Graph) -> tuple[str, ...]:
     return tuple(targets)
 
 
+class _Answer(msgspec.Struct):
+    """What a child found, or why it refused."""
+
+    rule: Rule | None = None
+    error: tuple[str, tuple[str, ...], str | None] | None = None
+
+
 def search(op: Op, ins: tuple[Shape, ...], outs: tuple[Shape, ...], dtypes: Sequence[str], function: Function) -> Rule:
-    """The rule of ``op``, by execution, without the cache."""
-    trial = trial_of(op, ins, outs, dtypes, function)
-    dims = named_dims(trial)
-    text = _text(trial, dims, len(outs))
+    """The rule of ``op``, by execution in a child process, without the cache.
+
+    Attempts that end the child are not made again: what they would have shown does not become part of the rule.
+    """
+    refused: frozenset[str] = frozenset()
+    while True:
+        work = partial(_answer, op, ins, outs, dtypes, function, refused)
+        ending = isolated(work, _SECONDS)
+        if ending.result is not None:
+            break
+        if ending.late or ending.attempt is None or len(refused) >= _DEATHS:
+            raise SplitError(f"op {op.target} cannot be executed to discover its rule", f"why: {ending.reason}")
+        refused |= {ending.attempt}
+    answer = msgspec.json.decode(ending.result, type=_Answer)
+    if answer.rule is None:
+        what, details, hint = answer.error or ("no rule", (), None)
+        raise SplitError(what, *details, hint=hint)
+    return answer.rule
+
+
+def _answer(
+    op: Op,
+    ins: tuple[Shape, ...],
+    outs: tuple[Shape, ...],
+    dtypes: Sequence[str],
+    function: Function,
+    refused: frozenset[str],
+    announce: Announce,
+) -> bytes:
+    attempts = Attempts(refused, announce)
+    try:
+        return msgspec.json.encode(_Answer(_search(trial_of(op, ins, outs, dtypes, function, attempts), ins, outs)))
+    except SplitError as error:
+        return msgspec.json.encode(_Answer(error=(error.what, error.details, error.hint)))
+
+
+def _search(trial: Trial, ins: tuple[Shape, ...], outs: tuple[Shape, ...]) -> Rule:
+    text = _text(trial, named_dims(trial), len(outs))
     linear = linear_groups(trial)
     try:
         found = parse_rule(text, ins, outs, family="discovered", linear=linear)

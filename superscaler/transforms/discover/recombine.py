@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from itertools import combinations, pairwise, product
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations, islice, pairwise, product
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from superscaler.transforms.discover.trial import FAILURES, Outputs, Trial
 Cut = dict[int, int]  # input -> the dim of it that is cut
 Way = tuple[str | int, ...]  # per output: the dim along which parts concatenate, or the kind of reduction
 Named = tuple[Cut, Way]
+_MOST = 2000  # sets of dims that are tried
 _REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sum": lambda x: x.sum(0),
     "max": lambda x: x.amax(0),
@@ -27,20 +28,28 @@ def named_dims(trial: Trial) -> list[Named]:
     A set of input dims is one dim of the op if, however it is cut, the parts' results concatenate to the whole or
     reduce to it.
     """
-    places = [(i, d) for i, shape in enumerate(trial.shapes) for d, n in enumerate(shape) if n > 1]
     found: list[Named] = []
     used: set[tuple[int, int]] = set()
-    for count in range(1, len(trial.shapes) + 1):
-        for chosen in combinations(places, count):
-            sizes = {trial.shapes[i][d] for i, d in chosen}
-            if len({i for i, _ in chosen}) < count or len(sizes) > 1 or used & set(chosen):
-                continue
-            cut = dict(chosen)
-            way = _way(trial, cut, sizes.pop())
-            if way is not None:
-                found.append((cut, way))
-                used |= set(chosen)
+    for cut, size in islice(_candidates(trial), _MOST):
+        if used & set(cut.items()) or not trial.attempts.may(f"cut {cut}"):
+            continue
+        way = _way(trial, cut, size)
+        if way is not None:
+            found.append((cut, way))
+            used |= set(cut.items())
     return _of_one_kind(found)
+
+
+def _candidates(trial: Trial) -> Iterator[tuple[Cut, int]]:
+    """Sets of input dims of one size, at most one of each input: single dims first, then pairs …"""
+    sizes = sorted({n for shape in trial.shapes for n in shape if n > 1}, reverse=True)
+    holds = {n: [i for i, shape in enumerate(trial.shapes) if n in shape] for n in sizes}
+    for count in range(1, len(trial.shapes) + 1):
+        for size in sizes:
+            for inputs in combinations(holds[size], count):
+                dims = ([d for d, n in enumerate(trial.shapes[i]) if n == size] for i in inputs)
+                for chosen in product(*dims):
+                    yield dict(zip(inputs, chosen, strict=True)), size
 
 
 def _of_one_kind(found: list[Named]) -> list[Named]:
@@ -59,7 +68,7 @@ def kinds_of(way: Way) -> set[str]:
 def _way(trial: Trial, cut: Cut, size: int) -> Way | None:
     """How the results of parts make the whole, the same for every place of the cuts and all inputs tried."""
     ways: set[Way] | None = None
-    for seed, at in product((0, 1), sorted({(1,), (size - 1,), (size // 2,), (1, size - 1), (size // 3, size // 2)})):
+    for seed, at in product(range(4), sorted({(1,), (size - 1,), (size // 2,), (1, size - 1), (size // 3, size // 2)})):
         bounds = [0, *sorted({a for a in at if 0 < a < size}), size]
         inputs = trial.inputs(seed)
         try:
@@ -107,15 +116,17 @@ def linear_groups(trial: Trial) -> tuple[tuple[int, ...], ...]:
     """Groups of float inputs in which the op is jointly linear; supersets of a smaller group are left out."""
     floats = [i for i, dtype in enumerate(trial.dtypes) if dtype.is_floating_point]
     groups: list[tuple[int, ...]] = []
-    for count in range(1, len(floats) + 1):
+    for count in range(1, min(len(floats), 8) + 1):
         for group in combinations(floats, count):
-            if not any(set(g) <= set(group) for g in groups) and _is_linear(trial, group):
+            if any(set(g) <= set(group) for g in groups) or not trial.attempts.may(f"linear {group}"):
+                continue
+            if _is_linear(trial, group):
                 groups.append(group)
     return tuple(groups)
 
 
 def _is_linear(trial: Trial, group: tuple[int, ...]) -> bool:
-    for seed in (0, 1):
+    for seed in range(trial.tries):
         left, right = trial.inputs(seed), trial.inputs(seed + 10)
         right = [r if i in group else a for i, (a, r) in enumerate(zip(left, right, strict=True))]
         total = [a + r if i in group else a for i, (a, r) in enumerate(zip(left, right, strict=True))]

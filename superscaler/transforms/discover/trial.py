@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -14,6 +15,7 @@ from superscaler.errors import SplitError
 from superscaler.ir.graph import Op
 from superscaler.ir.rules.build import input_of
 from superscaler.ir.rules.rule import Shape
+from superscaler.transforms.discover.isolate import Attempts
 
 Function = Callable[..., Any]
 Outputs = list[Tensor]
@@ -32,15 +34,22 @@ class Trial:
     shapes: tuple[Shape, ...]
     dtypes: tuple[torch.dtype, ...]
     tolerance: float
+    attempts: Attempts
+
+    @property
+    def tries(self) -> int:
+        """How often a property is tried: small tensors, where masks and ranges show seldom, more often."""
+        return max(8, min(64, 256 // max(1, min(prod(shape) for shape in self.shapes))))
 
     def inputs(self, seed: int) -> list[Tensor]:
-        """Multiples of 1/64 of both signs; where the op wants integers, valid indices of every dim."""
+        """Multiples of 1/64 of both signs, with many zeros for odd seeds; for integers, valid indices of every dim."""
         generator = torch.Generator().manual_seed(seed)
         lowest = min((n for shape in self.shapes for n in shape), default=1)
 
         def draw(shape: Shape, dtype: torch.dtype) -> Tensor:
             if dtype.is_floating_point:
-                return torch.randint(-256, 257, shape, generator=generator).to(dtype) / 64
+                drawn = torch.randint(-256, 257, shape, generator=generator).to(dtype) / 64
+                return drawn * (torch.rand(shape, generator=generator) > 0.25) if seed % 2 else drawn
             high = 2 if dtype == torch.bool else max(lowest, 1)
             return torch.randint(0, high, shape, generator=generator).to(dtype)
 
@@ -95,35 +104,46 @@ def function_of(target: str) -> Function:
 
 
 def trial_of(
-    op: Op, ins: tuple[Shape, ...], outs: tuple[Shape, ...], dtypes: Sequence[str], function: Function
+    op: Op,
+    ins: tuple[Shape, ...],
+    outs: tuple[Shape, ...],
+    dtypes: Sequence[str],
+    function: Function,
+    attempts: Attempts,
 ) -> Trial:
     """The op at the first shapes and dtypes at which it runs: small and in float64, if it can."""
     if not ins:
         raise SplitError(f"op {op.target} has no tensor inputs: it is not executed to discover its rule")
     given = tuple(getattr(torch, name) for name in dtypes)
     wide = tuple(torch.float64 if d.is_floating_point else d for d in given)
-    sizes = [n for n in dict.fromkeys(n for shape in ins for n in shape) if n > 1]
-    small = {n: _SMALL[i] if i < len(_SMALL) else n for i, n in enumerate(sizes)}
-    shrunk = tuple(tuple(small.get(n, n) for n in shape) for shape in ins)
     reason = "it is too large to be executed at its own shapes"
-    for shapes in dict.fromkeys((shrunk, ins)):
+    for shapes, kinds in product(dict.fromkeys((_shrunk(ins), ins)), dict.fromkeys((wide, given))):
         if sum(prod(shape) for shape in shapes) > _LARGEST:
             continue
-        for kinds in dict.fromkeys((wide, given)):
-            trial = Trial(function, op.args, shapes, kinds, 1e-11 if kinds == wide else 1e-5)
-            try:
-                found = _sound(op, trial)
-            except FAILURES as error:
-                reason = str(error).partition("\n")[0]
-                continue
-            if [x.ndim for x in found[: len(outs)]] == [len(shape) for shape in outs]:
-                return trial
+        trial = Trial(function, op.args, shapes, kinds, 1e-11 if kinds == wide else 1e-5, attempts)
+        if not attempts.may(f"run at {shapes}, {kinds}"):
+            reason = "it ends the process that executes it"
+            continue
+        try:
+            found = _sound(op, trial)
+        except FAILURES as error:
+            reason = str(error).partition("\n")[0]
+            continue
+        if [x.ndim for x in found[: len(outs)]] == [len(shape) for shape in outs]:
+            return trial
     raise SplitError(
         f"no split rule for op {op.target}, and none can be discovered",
         f"where: {op.source or op.name}",
         f"why: {reason}",
         hint="register it with @superscaler.op and its rule",
     )
+
+
+def _shrunk(shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
+    """Small shapes whose dims are equal where those of ``shapes`` are."""
+    sizes = [n for n in dict.fromkeys(n for shape in shapes for n in shape) if n > 1]
+    small = {n: _SMALL[i] if i < len(_SMALL) else n for i, n in enumerate(sizes)}
+    return tuple(tuple(small.get(n, n) for n in shape) for shape in shapes)
 
 
 def _sound(op: Op, trial: Trial) -> Outputs:

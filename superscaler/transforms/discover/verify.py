@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -13,7 +14,10 @@ from superscaler.ir.layout import Axis, Layout, Partial, Space
 from superscaler.ir.region import Region
 from superscaler.ir.rules import build_rule, specs
 from superscaler.ir.rules.rule import Rule, Split, Splits, op_layouts
+from superscaler.transforms.discover.isolate import Announce, Attempts, isolated
 from superscaler.transforms.discover.trial import FAILURES, Outputs, Trial, function_of, trial_of
+
+_SECONDS = 60.0  # of one op
 
 
 def verify_custom(graph: Graph) -> None:
@@ -34,13 +38,38 @@ def verify(graph: Graph, op: Op) -> None:
 
     Raises :class:`SplitError` naming the dim, or the inputs it is said to be linear in, for which the results differ.
     """
+    ending = isolated(lambda announce: _complaint(graph, op, announce), _SECONDS)
+    if ending.result is None:
+        raise SplitError(
+            f"the rule of op {op.target} is not what the op does: parts of it cannot be executed",
+            f"why: {ending.reason}, at {ending.attempt}",
+            f"where: {op.source or op.name}",
+        )
+    if ending.result:
+        what, details, hint = msgspec.json.decode(ending.result, type=tuple[str, tuple[str, ...], str | None])
+        raise SplitError(what, *details, hint=hint)
+
+
+def _complaint(graph: Graph, op: Op, announce: Announce) -> bytes:
+    """What is wrong with the op's rule, as data; nothing if it is true."""
     ins, outs = ([graph.tensor[name] for name in names] for names in (op.inputs, op.outputs))
-    shapes = tuple(t.shape for t in outs)
-    trial = trial_of(op, tuple(t.shape for t in ins), shapes, [t.dtype for t in ins], function_of(op.target))
+    shapes, attempts = tuple(t.shape for t in outs), Attempts(announce=announce)
+    try:
+        trial = trial_of(
+            op, tuple(t.shape for t in ins), shapes, [t.dtype for t in ins], function_of(op.target), attempts
+        )
+        _check(op, trial)
+    except SplitError as error:
+        return msgspec.json.encode((error.what, error.details, error.hint))
+    return b""
+
+
+def _check(op: Op, trial: Trial) -> None:
     inputs = trial.inputs(0)
     whole = trial.run(inputs)
     rule = build_rule(op, trial.shapes, tuple(tuple(x.shape) for x in whole))
     for splits, space in _splittings(rule):
+        trial.attempts.announce(f"a split along {splits[0][1]}")
         try:
             got = _in_parts(trial, rule, inputs, whole, splits, space)
             right = all(trial.same(a, b) for a, b in zip(got, whole, strict=True))
