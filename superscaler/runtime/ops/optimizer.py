@@ -33,7 +33,7 @@ def adamw_(
         g = g * clip.to(g.dtype)
     count = step.float() if step.dtype != torch.float32 else step
     if p.dtype == g.dtype == m.dtype == v.dtype and p.dtype in (torch.float32, torch.float64):
-        given = ([p], [g], [m], [v], [], [count])
+        given = ([p], [g.contiguous()], [m], [v], [], [count])  # the kernel walks through memory, not by strides
         rates: dict[str, float] = {"beta1": beta1, "beta2": beta2, "weight_decay": weight_decay, "eps": eps}
         if lr.is_cuda:
             _fused.tensor_lr(*given, lr=lr, **rates, amsgrad=False, maximize=False)
