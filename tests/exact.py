@@ -35,8 +35,8 @@ def reference_optimizer(model: nn.Module, optimizer: Optimizer) -> torch.optim.O
     )
 
 
-def as_double(args: Sequence[Any]) -> list[Any]:
-    return [a.double() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in args]
+def as_double(value: Any) -> Any:
+    return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 def assert_exact(
@@ -52,7 +52,7 @@ def assert_exact(
     """Compile, check and run ``plan`` in one process; loss, gradients and parameters after 3 steps as plain torch's."""
     optimizer = optimizer or SGD(lr=0.1)
     model = copy.deepcopy(model).double()
-    args, kwargs = as_double(args), dict(kwargs or {})
+    args, kwargs = [as_double(a) for a in args], {name: as_double(a) for name, a in (kwargs or {}).items()}
     compiled = compile(
         model, args, kwargs, cluster=Cluster.local(devices), plan=plan, loss=loss, optimizer=optimizer, dtype="f64"
     )
