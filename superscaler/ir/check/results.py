@@ -77,14 +77,24 @@ def _covered(scope: Scope, layout: Layout, roles: list[Role]) -> bool:
 
 def _check_commits(scope: Scope, kept: Kept) -> None:
     """Every worker that holds a state which the entry updates commits its new content."""
-    homes = {state.name: state.layout for state in scope.plan.state}
-    for name in scope.graph.updates:
-        for worker in scope.space.mesh(homes[name].mesh).devices:
-            role = scope.role_of.get(worker)
-            value = None if role is None else role.program.state.get(name)
-            if role is None or value is None or value not in kept[role.index][1].commits:
+    homes = {state.name: state.layout.mesh for state in scope.plan.state}
+    holders: dict[str, list[Role]] = {}
+    for name, tensor in scope.graph.updates.items():
+        mesh = homes[name]
+        if mesh not in holders:
+            holders[mesh] = _roles_on(scope, mesh, f"a commit of tensor {tensor!r} to state {name!r}")
+        for role in holders[mesh]:
+            value = role.program.state.get(name)
+            if value is None or value not in kept[role.index][1].commits:
                 raise fault(
-                    "missing commit", f"worker {worker} holds state {name!r} and does not update it",
-                    scope.place() if role is None else role.place(),
-                    right=f"a commit of tensor {scope.graph.updates[name]!r}",
-                )  # fmt: skip
+                    "missing commit", f"state {name!r} is not updated", role.place(), right=f"a commit of {tensor!r}"
+                )
+
+
+def _roles_on(scope: Scope, mesh: str, why: str) -> list[Role]:
+    """The roles of a mesh's workers, each of which must have one."""
+    devices = scope.space.mesh(mesh).devices
+    idle = next((worker for worker in devices if worker not in scope.role_of), None)
+    if idle is not None:
+        raise fault("missing commit", f"worker {idle} runs nothing", scope.place(), right=why)
+    return list({scope.role_of[w].index: scope.role_of[w] for w in devices}.values())

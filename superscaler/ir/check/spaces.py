@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import isfinite, prod
 
 from superscaler.ir.check import limits
 from superscaler.ir.check.fault import Place, fault
@@ -126,15 +126,17 @@ def check_state(plan: Contents, layouts: Layouts) -> None:
                 "wrong layout", f"state {state.name!r} cannot be held as {state.layout}", None,
                 why or "state is complete and the same at all times",
             )  # fmt: skip
-    homes = {state.name: (state.shape, state.dtype) for state in plan.state}
+        if state.init not in ("parameter", "buffer") and not (isinstance(state.init, float) and isfinite(state.init)):
+            raise fault("malformed plan", f"state {state.name!r} starts as {state.init!r}")
+    homes = {state.name: (state.shape, state.dtype, state.kind) for state in plan.state}
     for name, entry in plan.entries.items():
         for tensor in entry.graph.state():
             home = homes.get(tensor.name)
-            if home != (tensor.shape, tensor.dtype):
+            if home != (tensor.shape, tensor.dtype, tensor.kind):
                 raise fault(
                     "malformed plan", f"state {tensor.name!r} of the graph is not the plan's", Place(name),
-                    f"graph: {tensor.dtype}{list(tensor.shape)}",
-                    f"plan: {home[1]}{list(home[0])}" if home else "plan: no state of that name",
+                    f"graph: {tensor.kind} of {tensor.dtype}{list(tensor.shape)}",
+                    f"plan: {home[2]} of {home[1]}{list(home[0])}" if home else "plan: no state of that name",
                 )  # fmt: skip
 
 
