@@ -20,6 +20,7 @@ class Crew(Protocol):
     """What a job asks of its workers."""
 
     size: int
+    shared: bool  # several workers run in one process
 
     def run(self, entry: str, inputs: Inputs, seed: tuple[int, int]) -> list[dict[str, float]]:
         """One run of an entry on all workers; per worker, its scalar outputs."""
@@ -39,6 +40,7 @@ class InlineCrew:
 
     def __init__(self, plan: Plan, options: WorkerOptions) -> None:
         self.size = plan.workers
+        self.shared = plan.workers > 1
         self.exchange = Exchange()
         self.workers: list[Worker] = [
             make_worker(plan, i, InlineComm(self.exchange, i), options) for i in range(plan.workers)

@@ -151,6 +151,21 @@ class Job:
         """Per worker, in bytes: see :meth:`superscaler.runtime.worker.Worker.memory`."""
         return self._working().call("memory", [()] * self.plan.workers)
 
+    def measure_memory(self, *inputs: Any, lr: float | None = None, **named: Any) -> list[dict[str, int]]:
+        """One training step, slower than others, in which every worker measures its peak; :meth:`memory` has it then.
+
+        Raises :class:`UsageError` where several workers share this process: their memory cannot be told apart.
+        """
+        crew = self._working()
+        if crew.shared:
+            raise UsageError(
+                "the memory of workers that share a process cannot be told apart", hint="backend='ray', or one worker"
+            )
+        crew.call("measure", [(True,)] * crew.size)
+        self.step(*inputs, lr=lr, **named)
+        crew.call("measure", [(False,)] * crew.size)
+        return self.memory()
+
     # --- checkpoints ------------------------------------------------------------------------------------------------
 
     def save_checkpoint(self, path: str | Path) -> None:

@@ -92,6 +92,7 @@ class RayCrew:
 
     def __init__(self, plan: Plan, options: WorkerOptions) -> None:
         self.size = plan.workers
+        self.shared = False
         self.plan = plan
         self.actors: list[Any] = []
         self.processes: list[psutil.Process] = []

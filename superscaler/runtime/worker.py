@@ -22,6 +22,7 @@ from superscaler.runtime.comm import Comm, Handle
 from superscaler.runtime.compiling import compiled, plain
 from superscaler.runtime.execution import Execution, Numbers
 from superscaler.runtime.files import read_region
+from superscaler.runtime.measuring import peak
 from superscaler.runtime.ops import DTYPES, set_device
 from superscaler.runtime.packing import packing
 from superscaler.runtime.steps import Prepare
@@ -51,6 +52,8 @@ class Worker:
         self.index = index
         self.device = device
         self.state: dict[str, Tensor] = {}
+        self.measuring = False
+        self.workspace: int | None = None
         self.regions: dict[str, Region] = {}
         for tensor in plan.state:
             self._allocate(tensor)
@@ -76,7 +79,12 @@ class Worker:
         if execution is None:
             return
         try:
-            yield from execution.run(inputs, seed)
+            if not self.measuring:
+                yield from execution.run(inputs, seed)
+                return
+            with peak(self.device) as found:
+                yield from execution.run(inputs, seed)
+            self.workspace = found.bytes
         except SuperscalerError:
             raise
         except Exception as e:
@@ -143,14 +151,25 @@ class Worker:
         """Start and end of every item of the last run, in nanoseconds of this machine's monotonic clock."""
         return self.entries[entry].times if entry in self.entries else []
 
+    def measure(self, on: bool) -> None:
+        """Whether runs measure their workspace."""
+        self.measuring = on
+
     def memory(self) -> dict[str, int]:
-        """Bytes: ``state``, ``arena``, and ``copied`` (written to the arena by copies, over all bodies once)."""
+        """Bytes: ``state``, ``arena``, ``planned`` (the plan's peak) and ``copied`` (what all bodies, run once, write
+        to the arena by copies); once measured, ``workspace`` (the most that a run had allocated beside them) and
+        ``peak``, the sum of the three."""
         bodies = [body for e in self.entries.values() for body, _ in e.context.bodies.values()]
-        return {
+        found = {
             "state": sum(t.numel() * t.element_size() for t in self.state.values()),
             "arena": self.arena.size,
+            "planned": max((e.program.peak for e in self.entries.values()), default=0),
             "copied": sum(body.copied for body in bodies),
         }
+        if self.workspace is not None:
+            found["workspace"] = self.workspace
+            found["peak"] = found["state"] + found["arena"] + self.workspace
+        return found
 
 
 def make_worker(plan: Plan, index: int, comm: Comm, options: WorkerOptions) -> Worker:

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from superscaler.errors import WorkerError
+from superscaler.errors import UsageError, WorkerError
 from superscaler.ir.plan import Plan
 from superscaler.runtime.launch import launch
 
@@ -91,6 +91,23 @@ def test_an_op_that_fails_names_worker_and_task() -> None:
         job._crew.workers[1].state["w2"].resize_(2, 2)  # type: ignore[union-attr]
         with pytest.raises(WorkerError, match="worker 1 failed in forward, micro-batch 0"):
             job.step(plans.batch())
+
+
+def test_memory_is_what_is_held_and_what_a_run_needs_beside_it() -> None:
+    with launch(plans.whole(arena=True), plans.Reference(), backend="inline") as job:
+        (before,) = job.memory()
+        assert before["state"] == 8 * sum(t.numel() for t in plans.weights().values())
+        assert before["arena"] >= 8 * 2 * plans.B * plans.H
+        assert "workspace" not in before
+        (after,) = job.measure_memory(plans.batch())
+        assert after["workspace"] >= 8 * 2 * plans.B * plans.O  # at least the output and its gradient
+        assert after["peak"] == after["state"] + after["arena"] + after["workspace"]
+        assert job.steps == 1
+    with (
+        launch(plans.pipelined(), plans.Reference(), backend="inline") as job,
+        pytest.raises(UsageError, match="apart"),
+    ):
+        job.measure_memory(plans.batch())
 
 
 def test_trace_has_every_task_in_order() -> None:
