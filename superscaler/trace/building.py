@@ -7,7 +7,6 @@ from typing import TypeVar
 
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 Made = TypeVar("Made")
 
@@ -18,7 +17,7 @@ def without_memory(make: Callable[[], Made]) -> Made:
     A module whose making reads the values of tensors (``tensor.item()``) cannot be fake, and is made for real.
     """
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv()):
+        with FakeTensorMode(allow_non_fake_inputs=True):
             return make()
     except DataDependentOutputException:
         return make()

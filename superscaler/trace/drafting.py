@@ -171,8 +171,9 @@ class Drafter:
 
     def _gradient(self, name: str, value: Value) -> None:
         """A parameter with several names has a gradient for each: their sum is the parameter's."""
-        before = self.draft.gradients.get(name)
-        self.draft.gradients[name] = value if before is None else self._sum([before, value])
+        terms = [t for t in (self.draft.gradients.get(name), value) if t is not None]
+        terms.sort(key=lambda t: t.op.index if t.op is not None else -1)
+        self.draft.gradients[name] = self._sum(terms) if len(terms) > 1 else value
 
     def _mutated(self, node: fx.Node, place: Any, value: Value) -> None:
         if isinstance(place, desc.BufferAOTInput):
