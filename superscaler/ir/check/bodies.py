@@ -7,6 +7,7 @@ as a list of events, for the pass over the order of tasks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
@@ -95,3 +96,17 @@ class Bodies:
         if v.layout.partial and value in self.addend_origins:
             origin = self.scope.origin("sum", *sorted(self.addend_origins[value].items()))
         return Held(v.tensor, v.layout, self.role.terms[value], origin)
+
+
+def joint_communications(done: Mapping[int, Mapping[int, Body]]) -> dict[int, dict[int, list[int]]]:
+    """Role -> block -> its communications, in order, that other roles take part in as well."""
+    roles: dict[int, set[int]] = {}
+    for role, bodies in done.items():
+        for body in bodies.values():
+            for comm in body.comms:
+                roles.setdefault(comm, set()).add(role)
+    joint = {comm for comm, members in roles.items() if len(members) > 1}
+    return {
+        role: {number: [comm for comm in body.comms if comm in joint] for number, body in bodies.items()}
+        for role, bodies in done.items()
+    }

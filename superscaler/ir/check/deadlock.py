@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from superscaler.ir.check.bodies import Body
+from superscaler.ir.check.bodies import Body, joint_communications
 from superscaler.ir.check.fault import Fault, fault
 from superscaler.ir.check.scope import Role, Scope
 from superscaler.ir.program import Collective, Recv, Route, Send
@@ -20,11 +20,11 @@ Meet = tuple[int, int, int]  # communication, micro-batch, and which of its grou
 
 def check_deadlock(scope: Scope, bodies: Mapping[int, Mapping[int, Body]]) -> None:
     """Raises a :class:`Fault` with the circle of waiting workers. ``bodies``: role -> block -> what it does."""
-    queues: dict[int, list[Meet]] = {}
-    for role in scope.roles:
-        queues[role.index] = _queue(role, bodies[role.index])
-    if play(queues) is None:
-        return
+    joint = joint_communications(bodies)
+    if play({role.index: _queue(role, joint[role.index]) for role in scope.roles}) is None:
+        return  # what a role does alone cannot close a circle
+    every = {r: {number: body.comms for number, body in found.items()} for r, found in bodies.items()}
+    queues = {role.index: _queue(role, every[role.index]) for role in scope.roles}
     apart = _Apart(scope)
     single = {
         worker: [meet for post in queues[role.index] if (meet := apart.of(post, worker)) is not None]
@@ -36,11 +36,11 @@ def check_deadlock(scope: Scope, bodies: Mapping[int, Mapping[int, Body]]) -> No
         raise _circle(scope, single, stuck)
 
 
-def _queue(role: Role, bodies: Mapping[int, Body]) -> list[Meet]:
+def _queue(role: Role, comms: Mapping[int, Sequence[int]]) -> list[Meet]:
     """The posts of a role in order; sending and receiving parts of one transfer, posted in a row, are one post."""
     queue: list[Meet] = []
     for item in role.program.order:
-        for comm in bodies[item.block].comms:
+        for comm in comms[item.block]:
             post = (comm, item.microbatch, 0)
             if not queue or queue[-1] != post:
                 queue.append(post)

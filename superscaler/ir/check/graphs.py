@@ -25,8 +25,6 @@ def check_graph(scope: Scope) -> None:
     except CheckError as e:
         raise fault("malformed plan", e.what, scope.place(), *e.details) from e
     for index, op in enumerate(graph.ops):
-        if depth(op.args) > limits.DEPTH:
-            raise fault("malformed plan", f"the arguments of op {op.name} are nested too deeply", scope.place())
         _check_operands(scope, op)
         scope.rule(index)
 
@@ -49,35 +47,24 @@ def _check_names(scope: Scope) -> None:
 
 def _check_operands(scope: Scope, op: Op) -> None:
     """``"$k"`` in the arguments names inputs that there are."""
-    for arg in leaves(op.args):
-        if isinstance(arg, str) and arg.startswith("$") and arg[1:].isdigit() and int(arg[1:]) >= len(op.inputs):
-            raise fault("malformed plan", f"op {op.name} has no input {arg}", scope.place())
+    try:
+        found = scalars(op.args, limits.DEPTH)
+    except ValueError:
+        what = f"the arguments of op {op.name} are nested too deeply"
+        raise fault("malformed plan", what, scope.place()) from None
+    for arg in found:
+        if isinstance(arg, str) and arg[:1] == "$" and arg[1:].isdecimal() and int(arg[1:8]) >= len(op.inputs):
+            raise fault("malformed plan", f"op {op.name} has no input {arg[:20]}", scope.place())
 
 
-def leaves(args: Any) -> list[Any]:
-    """All scalars of nested arguments."""
+def scalars(args: Any, deep: int) -> list[Any]:
+    """All scalars of nested arguments; raises :class:`ValueError` if they are nested more than ``deep`` times."""
+    if deep < 0:
+        raise ValueError
     found: list[Any] = []
-    todo: list[Any] = [args]
-    while todo:
-        arg = todo.pop()
-        if isinstance(arg, list | tuple):
-            todo.extend(arg)
-        elif isinstance(arg, dict):
-            todo.extend(arg.values())
+    for arg in args.values() if isinstance(args, dict) else args:
+        if isinstance(arg, list | tuple | dict):
+            found += scalars(arg, deep - 1)
         else:
             found.append(arg)
     return found
-
-
-def depth(args: Any) -> int:
-    """How deeply arguments are nested."""
-    level, layer = 0, [args]
-    while layer:
-        level += 1
-        layer = [
-            inner
-            for arg in layer
-            if isinstance(arg, list | tuple | dict)
-            for inner in (arg.values() if isinstance(arg, dict) else arg)
-        ]
-    return level

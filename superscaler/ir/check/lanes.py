@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from superscaler.ir.check.bodies import Body
+from superscaler.ir.check.bodies import Body, joint_communications
 from superscaler.ir.check.fault import fault
 from superscaler.ir.check.scope import Role, Scope
 from superscaler.ir.program import Item
@@ -31,11 +31,12 @@ def check_lanes(role: Role) -> None:
 
 def check_ends(scope: Scope, done: dict[int, dict[int, Body]]) -> None:
     """No member of a communication is planned to be through with it before another one starts it."""
+    joint = joint_communications(done)
     starts: dict[tuple[int, int], tuple[int, Role, Item]] = {}
     ends: dict[tuple[int, int], tuple[int, Role, Item]] = {}
     for role in scope.roles:
         for item in role.program.order:
-            for comm in done[role.index][item.block].comms:
+            for comm in joint[role.index][item.block]:
                 key = (comm, item.microbatch)
                 if key not in starts or item.start > starts[key][0]:
                     starts[key] = (item.start, role, item)

@@ -41,7 +41,7 @@ class Ops:
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
         self._signatures: dict[tuple[int, Splits, str, frozenset[str]], Signature] = {}
-        self._row_keys: dict[int, object] = {}
+        self._row_texts: dict[int, str] = {}
         self._shared: dict[int, tuple[frozenset[int], ...]] = {}
 
     def shares(self, definition: int) -> tuple[frozenset[int], ...]:
@@ -86,18 +86,20 @@ class Ops:
         op = graph.ops[index]
         if row.target != op.target:
             raise fault("changed op", f"{row.target} runs where the graph has {op.target}", place, f"op: {op.name}")
-        if self._row_key(row) != self.scope.args_key(index):
+        if not self._same_args(row, op, index):
             raise fault(
                 "changed op", f"op {op.name} ({op.target}) runs with {list(row.args)}", place,
                 right=f"{list(op.args)}, as in the graph",
             )  # fmt: skip
         return op
 
-    def _row_key(self, row: Row) -> object:
-        found = self._row_keys.get(id(row))
-        if found is None:
-            found = self._row_keys[id(row)] = args_key(row.args)
-        return found
+    def _same_args(self, row: Row, op: Op, index: int) -> bool:
+        if row.args is op.args:
+            return True
+        text = self._row_texts.get(id(row))
+        if text is None:
+            text = self._row_texts[id(row)] = repr(row.args)
+        return text == self.scope.args_text(index) or args_key(row.args) == args_key(op.args)
 
     def _signature(
         self, op: Op, rule: Rule, splits: Splits, mesh: str, times: frozenset[str], place: Place

@@ -41,7 +41,7 @@ class Scope:
         self.roles: list[Role] = []
         self.role_of: dict[int, Role] = {}
         self._rules: dict[int, Rule] = {}
-        self._keys: dict[int, Any] = {}
+        self._texts: dict[int, str] = {}
         self._origins: dict[tuple[object, ...], int] = {}
 
     def add_roles(self) -> None:
@@ -73,10 +73,11 @@ class Scope:
                 self.place(), f"{type(e).__name__}: {e}",
             ) from e  # fmt: skip
 
-    def args_key(self, index: int) -> Any:
-        found = self._keys.get(index)
+    def args_text(self, index: int) -> str:
+        """The arguments of the Graph's op number ``index``, in a form that equal ones share."""
+        found = self._texts.get(index)
         if found is None:
-            found = self._keys[index] = args_key(self.graph.ops[index].args)
+            found = self._texts[index] = repr(self.graph.ops[index].args)
         return found
 
     def origin(self, *how: object) -> int:
