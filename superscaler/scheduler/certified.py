@@ -13,22 +13,25 @@ from superscaler.errors import InfeasiblePlan, ScheduleError
 from superscaler.scheduler.bounds import Bound
 from superscaler.scheduler.constructive import find, orders
 from superscaler.scheduler.flow import Flow, Starts, flow_of
-from superscaler.scheduler.greedy import greedy, policies
+from superscaler.scheduler.greedy import Tuning, greedy, policies, tuning
 from superscaler.scheduler.greedy_back import greedy_back
 from superscaler.scheduler.listing import list_schedule
 from superscaler.scheduler.periodic import extend, feasible
 from superscaler.scheduler.pipeline import KINDS, PipelineProblem, to_problem
-from superscaler.scheduler.polish import Budget, from_kernel, polish, prove
+from superscaler.scheduler.polish import Budget, from_kernel, is_slow, polish, prove
 from superscaler.scheduler.problem import Certificate, Status, verify
 from superscaler.scheduler.ramps import ramp_bound
 from superscaler.scheduler.solve import solve
+from superscaler.scheduler.tune import Make, climb
 
-EFFORT = 8.0
+EFFORT = 4.0
 _GREEDY_VISITS = 1_000_000
 """Tasks that the greedy family may visit: about two seconds."""
+_CLIMB_VISITS = 400_000
+"""Tasks that each hill climb may visit, per unit of effort."""
 _EXACT_TASKS = 800
 """Up to so many tasks the whole problem goes to the exact solver at once."""
-_TIGHT = 0.02
+_KERNEL_TASKS = 4000
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class _Search:
             self.improve()
         starts = extend(self.small, self.starts, self.flow.microbatches)
         if starts is None:
-            starts = min((make(self.flow, policy) for make, policy in self.favourites), key=self.flow.makespan)
+            starts = min((make(self.flow, tuned) for _, _, make, tuned in self.tried[:3]), key=self.flow.makespan)
         if not feasible(self.flow, starts):
             raise ScheduleError("a schedule failed its own check", hint="please report this problem")
         if self.small is not self.flow and self.flow.microbatches > self.small.microbatches:
@@ -145,29 +148,43 @@ class _Search:
 
     def construct(self) -> None:
         """The greedy family, from the start and from the end, until the bound or enough tasks are visited."""
-        tried: list[tuple[int, int]] = []
-        family = [(make, policy) for policy in policies(self.small) for make in (greedy, greedy_back)]
-        for number, (make, policy) in enumerate(family):
-            starts = make(self.small, policy)
-            self.offer(starts, f"{policy}{', from the end' if make is greedy_back else ''}")
-            tried.append((self.small.makespan(starts), number))
-            enough = len(tried) * self.small.tasks > _GREEDY_VISITS
+        small = self.small
+        self.tried: list[tuple[int, int, Make, Tuning]] = []
+        for number, (policy, back) in enumerate(policies(small)):
+            make, tuned = (greedy_back if back else greedy), tuning(small, policy)
+            starts = make(small, tuned)
+            self.offer(starts, f"{policy}{', from the end' if back else ''}")
+            self.tried.append((small.makespan(starts), number, make, tuned))
+            enough = len(self.tried) * small.tasks > _GREEDY_VISITS
             if self.length == self.floor or enough or self.budget.blown:
                 break
-        self.favourites = [family[number] for _, number in sorted(tried)[:3]]
+        self.tried.sort(key=lambda entry: entry[:2])
 
     def improve(self) -> None:
         small, budget, floor = self.small, self.budget, self.floor
         if small.tasks <= _EXACT_TASKS:
-            starts, proven = prove(small, self.starts, floor, replace(budget, effort=budget.effort / 4))
+            starts, proven = prove(small, self.starts, floor, replace(budget, effort=budget.effort / 8))
             self.offer(starts, "exact")
             if proven and small.microbatches == self.flow.microbatches:
                 self.bound = Bound(self.length, "exact search", self.bound.binding)
             if proven:
                 return
-        if self.length > floor * (1 + _TIGHT) and small.tasks < 4000:
+        if is_slow(small, self.starts) and small.tasks < _KERNEL_TASKS:
             self.try_kernel()
+        if small.tasks < _KERNEL_TASKS:
+            self.climb_and_polish()
         self.offer(polish(small, self.starts, floor, budget), "exact windows")
+
+    def climb_and_polish(self) -> None:
+        """Both directions tuned, each polished for a while: the longer one often ends as the shorter."""
+        part = replace(self.budget, effort=self.budget.effort / 4)
+        for make in (greedy, greedy_back):
+            tuned = next((entry[3] for entry in self.tried if entry[2] is make), None)
+            if tuned is None or self.length == self.floor:
+                continue
+            tries = round(self.budget.effort * _CLIMB_VISITS / self.small.tasks)
+            starts = climb(self.small, make, tuned, self.floor, tries, part.seed, lambda: part.blown)
+            self.offer(polish(self.small, starts, self.floor, part), "tuned greedy, exact windows")
 
     def try_kernel(self) -> None:
         """A steady state beats greedy where memory is tight, by how much shows only after its ramps are polished."""

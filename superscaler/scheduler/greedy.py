@@ -34,34 +34,52 @@ class Policy:
         return f"greedy ({self.preference}, reach {self.reach:g}+{self.slack:g}, patience {self.patience:g})"
 
 
-def policies(flow: Flow) -> Iterator[Policy]:
-    """The family, the most often best ones first. With one stage per device only two preferences differ."""
+def policies(flow: Flow) -> Iterator[tuple[Policy, bool]]:
+    """The family, the most often best ones first, and whether to go from the end (see ``greedy_back``).
+
+    With one stage per device only two preferences differ.
+    """
     kinds = 2 if flow.stages == flow.devices else len(PREFERENCES)
     first = (
-        Policy("backward first", 9),
-        Policy("forward first", 1.0),
-        Policy("forward first", 1.0, 0.0, 0.3),
-        Policy("late stages first", 1.0, 2.0, 0.3),
-        Policy("late stages first", 9),
-        Policy("late stages first", 1.0, 0.0, 0.3),
-        Policy("forward first", 1.0, 0.0, 0.6),
-        Policy("forward first", 0.7, 2.0, 0.3),
+        (Policy("backward first", 9), False),
+        (Policy("forward first", 1.0), False),
+        (Policy("forward first", 1.0, 0.0, 0.3), False),
+        (Policy("forward first", 0.6, flow.devices / 2, 0.3), False),
+        (Policy("late stages first", 1.0, 2.0, 0.3), True),
+        (Policy("forward first", 0.7, flow.devices / 4, 0.3), False),
+        (Policy("late stages first", 1.0, 0.0, 0.3), True),
+        (Policy("forward first", 1.0, 0.0, 0.6), False),
     )
     yield from first
     for patience, reach in product((0.3, 0.0, 0.6), (0.9, 1.0, 0.8, 0.7, 0.6, 0.5, 1.2, 9)):
-        for slack, preference in product((0.5, 0.0, 2.0), PREFERENCES[:kinds]):
-            if (policy := Policy(preference, reach, slack, patience)) not in first:
-                yield policy
+        for slack, preference, back in product((0.5, 0.0, 2.0), PREFERENCES[:kinds], (True, False)):
+            if (candidate := (Policy(preference, reach, slack, patience), back)) not in first:
+                yield candidate
 
 
-def greedy(flow: Flow, policy: Policy) -> Starts:
-    """The schedule that ``policy`` makes."""
-    return _Greedy(flow, offsets(flow, policy.preference), in_flight(flow, policy), policy.patience).play()
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """A policy for one pipeline: micro-batches in flight per stage; ticks added to the arrival of its forwards and
+    its backwards, and per micro-batch, before the earliest is taken; patience.
+    """
+
+    in_flight: tuple[int, ...]
+    forward: tuple[float, ...]
+    backward: tuple[float, ...]
+    aging: float = 0.0
+    patience: float = 0.0
 
 
-def in_flight(flow: Flow, policy: Policy) -> list[int]:
-    """How many micro-batches of each stage may be between their forward and their backward."""
-    return [max(1, ceil(policy.reach * (flow.stages - s) + policy.slack)) for s in range(flow.stages)]
+def tuning(flow: Flow, policy: Policy) -> Tuning:
+    """What ``policy`` means for ``flow``."""
+    in_flight = tuple(max(1, ceil(policy.reach * (flow.stages - s) + policy.slack)) for s in range(flow.stages))
+    forward, backward, aging = offsets(flow, policy.preference)
+    return Tuning(in_flight, tuple(forward), tuple(backward), aging, policy.patience)
+
+
+def greedy(flow: Flow, tuned: Tuning) -> Starts:
+    """The schedule that comes of it."""
+    return _Greedy(flow, tuned).play()
 
 
 def offsets(flow: Flow, preference: str) -> tuple[list[float], list[float], float]:
@@ -87,13 +105,10 @@ def offsets(flow: Flow, preference: str) -> tuple[list[float], list[float], floa
 class _Greedy:
     """One run. The inner loop is written for speed: it visits every task of every candidate schedule."""
 
-    def __init__(
-        self, flow: Flow, offsets: tuple[list[float], list[float], float], in_flight: list[int], patience: float
-    ) -> None:
+    def __init__(self, flow: Flow, tuned: Tuning) -> None:
         self.flow = flow
-        self.forward_first, self.backward_first, self.aging = offsets
-        self.in_flight = in_flight
-        self.patience = patience
+        self.forward_first, self.backward_first = tuned.forward, tuned.backward
+        self.aging, self.in_flight, self.patience = tuned.aging, tuned.in_flight, tuned.patience
         self.ends: Starts = [[[] for _ in range(flow.stages)] for _ in range(3)]
         self.live = [0] * flow.devices
         # One place is kept for each later stage of the device, so that memory never runs into a dead end.

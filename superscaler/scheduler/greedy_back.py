@@ -10,12 +10,12 @@ from __future__ import annotations
 from heapq import heappop, heappush
 
 from superscaler.scheduler.flow import BACKWARD, FORWARD, NEVER, WEIGHT, Flow, Starts
-from superscaler.scheduler.greedy import Policy, offsets
+from superscaler.scheduler.greedy import Tuning
 
 
-def greedy_back(flow: Flow, policy: Policy) -> Starts:
-    """The schedule that ``policy`` makes from the end; its micro-batches in flight are counted from stage 0."""
-    run = _GreedyBack(flow, policy)
+def greedy_back(flow: Flow, tuned: Tuning) -> Starts:
+    """The schedule that comes of ``tuned`` from the end; backwards precede forwards there."""
+    run = _GreedyBack(flow, tuned)
     run.play()
     total = max(row[-1] for row in run.ends[FORWARD])
     return [[[total - end for end in reversed(row)] for row in kind] for kind in run.ends]
@@ -24,11 +24,10 @@ def greedy_back(flow: Flow, policy: Policy) -> Starts:
 class _GreedyBack:
     """One run. Times count from the end; ``ends`` are ends in that sense, micro-batches from the last one."""
 
-    def __init__(self, flow: Flow, policy: Policy) -> None:
+    def __init__(self, flow: Flow, tuned: Tuning) -> None:
         self.flow = flow
-        self.forward_first, self.backward_first, self.aging = offsets(flow, policy.preference)
-        self.patience = policy.patience
-        self.in_flight = [max(1, round(policy.reach * (flow.stages - s) + policy.slack)) for s in range(flow.stages)]
+        self.forward_first, self.backward_first = tuned.forward, tuned.backward
+        self.aging, self.in_flight, self.patience = tuned.aging, tuned.in_flight, tuned.patience
         self.ends: Starts = [[[] for _ in range(flow.stages)] for _ in range(3)]
         self.live = [0] * flow.devices
         self.reserve = {mine[i]: len(mine) - 1 - i for mine in flow.stages_of for i in range(len(mine))}

@@ -1,11 +1,13 @@
 """Improvement of a pipeline's schedule by exact windows: mostly where it fills and where it drains.
 
 A steady state that keeps the busiest device busy cannot be improved; the ramps can, and they do not grow with the
-number of micro-batches. Which windows, and for how long, depends on the seed and on deterministic effort only.
+number of micro-batches. Which windows, and for how long, depends on the seed and on deterministic effort only: two are
+solved at a time, one worker each, and both results are taken.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from random import Random
 from time import monotonic
@@ -13,10 +15,14 @@ from time import monotonic
 from superscaler.scheduler.flow import Flow, Starts
 from superscaler.scheduler.unroll import unroll
 
-WINDOW = (190, 340)
-"""The number of tasks that a window holds: fewer prove nothing new, more take too long."""
-_PATIENCE = 14
-_WINDOW_EFFORT = 0.6
+_SMALL, _LARGE = (170, 240), (200, 360)
+"""The number of tasks that a window holds, at first and later: few are fast, many find more."""
+_ROUNDS_OF_SMALL = 5
+_PATIENCE = 8
+_WINDOW_EFFORT = 0.5
+
+
+_Windows = tuple[tuple[int, int | None], tuple[int, int | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,37 +45,52 @@ class Budget:
 
 def polish(flow: Flow, starts: Starts, floor: int, budget: Budget) -> Starts:
     """``starts`` shortened window by window until ``floor``, the effort, or nothing more is found."""
-    from superscaler.scheduler.cpsat_window import improve_window
-
     random = Random(budget.seed)
-    spent, stale, number = 0.0, 0, 0
-    while flow.makespan(starts) > floor and spent < budget.effort and stale < _PATIENCE and not budget.blown:
-        since, until = _window(flow, flow.makespan(starts), number, random)
-        step = improve_window(
-            flow,
-            starts,
-            since,
-            until,
-            floor=floor,
-            effort=min(_WINDOW_EFFORT, budget.effort - spent),
-            seed=number // 2,
-            time_limit=budget.left,
-        )
-        spent += max(step.effort, 0.02)
-        number += 1
-        stale = 0 if step.starts is not None else stale + 1
-        starts = step.starts or starts
+    spent, stale, turn = 0.0, 0, 0
+    with ThreadPoolExecutor(2) as pool:
+        while flow.makespan(starts) > floor and spent < budget.effort and stale < _PATIENCE and not budget.blown:
+            before = flow.makespan(starts)
+            starts, effort = _both_ends(flow, starts, floor, budget, _windows(flow, before, turn, random), turn, pool)
+            spent += max(effort, 0.04)
+            turn += 1
+            stale = 0 if flow.makespan(starts) < before else stale + 1
     return starts
 
 
-def _window(flow: Flow, total: int, number: int, random: Random) -> tuple[int, int | None]:
-    """Filling and draining by turns, at the very end or up to three periods from it."""
+def _both_ends(
+    flow: Flow, starts: Starts, floor: int, budget: Budget, windows: _Windows, turn: int, pool: ThreadPoolExecutor
+) -> tuple[Starts, float]:
+    """Two windows that do not meet, solved at once; what either gains adds up, unless that would pass the floor."""
+    from superscaler.scheduler.cpsat_window import Improvement, improve_window
+
+    def improve(window: tuple[int, int | None]) -> Improvement:
+        since, until = window
+        return improve_window(
+            flow, starts, since, until, floor=floor, effort=_WINDOW_EFFORT, seed=turn, time_limit=budget.left
+        )
+
+    filled, drained = pool.map(improve, windows)
+    effort = filled.effort + drained.effort
+    if filled.starts is None or drained.starts is None:
+        return filled.starts or drained.starts or starts, effort
+    gain = flow.makespan(starts) - flow.makespan(filled.starts)
+    since = windows[1][0]
+    merged = [
+        [[a if old < since else b - gain for old, a, b in zip(*rows, strict=True)] for rows in zip(*kinds, strict=True)]
+        for kinds in zip(starts, filled.starts, drained.starts, strict=True)
+    ]
+    return merged, effort
+
+
+def _windows(flow: Flow, total: int, turn: int, random: Random) -> _Windows:
+    """One where the pipeline fills and one where it drains, at the very ends or up to three periods from them."""
     period = max(flow.load)
-    width = round(random.uniform(*WINDOW) / (3 * flow.stages) * period)
-    off = random.choice((0, 0, 0, 1, 2, 3)) * period
-    if number % 2 == 0:
-        return off, off + width
-    return max(0, total - off - width), (total - off if off else None)
+    sizes = _SMALL if turn < _ROUNDS_OF_SMALL else _LARGE
+    widths = [min(total // 2, round(random.uniform(*sizes) / (3 * flow.stages) * period)) for _ in range(2)]
+    offs = [min(total // 2 - width, random.choice((0, 0, 0, 1, 2, 3)) * period) for width in widths]
+    filling = (offs[0], offs[0] + widths[0])
+    draining = (total - offs[1] - widths[1], total - offs[1] if offs[1] else None)
+    return filling, draining
 
 
 def prove(flow: Flow, starts: Starts, floor: int, budget: Budget) -> tuple[Starts, bool]:
@@ -86,9 +107,7 @@ def from_kernel(flow: Flow, budget: Budget) -> Starts | None:
     """A schedule from an exact steady state of the least period that memory allows, or None."""
     from superscaler.scheduler.cpsat_kernel import find_kernel
 
-    b, w = flow.duration[1], flow.duration[2]
-    lives = (sum(flow.round_trip[s] + b[s] + w[s] for s in mine) for mine in flow.stages_of)
-    least = max(max(flow.load), *(-(-life // room) for life, room in zip(lives, flow.capacity, strict=True)))
+    least = least_period(flow)
     step = max(1, least // 12 // flow.tick) * flow.tick
     period = -(-least // flow.tick) * flow.tick
     while period < 2 * least and not budget.blown:
@@ -97,3 +116,17 @@ def from_kernel(flow: Flow, budget: Budget) -> Starts | None:
             return unroll(flow, kernel, period)
         period += step
     return None
+
+
+def least_period(flow: Flow) -> int:
+    """No steady state is faster: the busiest device, or the lives of activations over the memory that holds them."""
+    b, w = flow.duration[1], flow.duration[2]
+    lives = (sum(flow.round_trip[s] + b[s] + w[s] for s in mine) for mine in flow.stages_of)
+    return max(max(flow.load), *(-(-life // room) for life, room in zip(lives, flow.capacity, strict=True)))
+
+
+def is_slow(flow: Flow, starts: Starts) -> bool:
+    """Whether the middle half of ``starts`` runs at less than 99 % of the pace of the busiest device."""
+    row = starts[0][0]
+    quarter = len(row) // 4
+    return quarter > 0 and row[-quarter] - row[quarter] > 1.01 * (len(row) - 2 * quarter) * max(flow.load)
