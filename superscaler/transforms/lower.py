@@ -209,7 +209,8 @@ class Lowering:
     def _local(self, tensor: str, layout: Layout, body: Body) -> int | None:
         """A value of ``tensor`` on the body's own mesh, over the body's own time."""
         mesh = body.key.mesh
-        inside = [v for (t, found), v in body.here.items() if t == tensor and found.mesh == mesh]
+        here = [v for (t, found), v in body.here.items() if t == tensor and found.mesh == mesh]
+        inside = [v for v in here if self._reaches(v, layout)]
         if inside:
             return self._best(inside, layout)
         settled = [v for v, _ in self.made.get((tensor, mesh), []) if v in self.settled and self._in_time(v, body)]
@@ -229,12 +230,17 @@ class Lowering:
         made = [v for v, _ in self.made.get((tensor, mesh), [])]
         usable = [v for v in made if self._in_time(v, body)]
         if usable:
-            return self._best(usable, layout)
+            return self._best([v for v in usable if self._reaches(v, layout)] or usable, layout)
         return self._over_time(self._reduced_first(made), body) if made else None
 
     def _reduced_first(self, made: list[int]) -> int:
         """Of the values of every micro-batch, one that is reduced already, else the first."""
         return next((v for v in made if v in self.settled), made[0])
+
+    def _reaches(self, number: int, layout: Layout) -> bool:
+        """Whether a value can be brought into ``layout``: one micro-batch's part gives neither another's nor all."""
+        mine, wanted = (x.state(self.micro) if self.micro else None for x in (self.values[number].layout, layout))
+        return not self.values[number].over or mine == wanted or (mine is None and isinstance(wanted, Shard))
 
     def _in_time(self, number: int, body: Body) -> bool:
         """Whether a value exists once, or once per instance of the body."""
