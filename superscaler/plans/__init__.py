@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from superscaler.errors import UsageError, did_you_mean
+from superscaler.plans.co_shard import co_shard
 from superscaler.plans.data_parallel import data_parallel
 from superscaler.plans.megatron import megatron
 from superscaler.plans.pipeline import pipeline
@@ -23,6 +24,7 @@ PLANS: dict[str, Callable[..., PlanScript]] = {
     "pipeline": pipeline,
     "recompute": recompute,
     "zero": zero,
+    "co_shard": co_shard,
 }
 
 
@@ -80,6 +82,7 @@ __all__ = [
     "PlanScript",
     "Planner",
     "Stage",
+    "co_shard",
     "data_parallel",
     "megatron",
     "parse",

@@ -75,6 +75,8 @@ class Planner:
         self._batch: dict[str, int] = {}
         self._sharded: list[tuple[str, str, bool]] = []
         self._early: set[str] = set()
+        self._turns: dict[str, set[str]] = {}
+        self._used: dict[tuple[str, str], int] = {}
         self._microbatches = 1
         self._assigned: dict[int, _Assigned] = {}
         self._parts: list[tuple[Parts, tuple[int, ...]]] = []
@@ -185,7 +187,7 @@ class Planner:
             raise SplitError(f"{parts.op.name}: dim {dim!r} of {found.size} cannot be split {ways} ways")
         if axis is not None:
             self.axis(axis, ways)
-            self._anchors.append((axis, parts.op.name, self._digit(parts.op, dim, ways)))
+            self._anchors.append((axis, parts.op.name, self._next_digit(parts.op, dim, ways)))
         return Parts(parts.op, (*parts.splits, (dim, ways)))
 
     def prefer(self, op: Op, dim: str, ways: int, *, axis: str) -> None:
@@ -193,7 +195,7 @@ class Planner:
         found = rule_for(op, self.graph).dims.get(dim)
         if found is not None and not found.whole and found.size >= ways:
             self.axis(axis, ways)
-            self._wishes.append((axis, op.name, self._digit(op, dim, ways)))
+            self._wishes.append((axis, op.name, self._next_digit(op, dim, ways)))
 
     def prefer_output(self, op: Op, index: int, ways: int, *, axis: str) -> None:
         """Split ``op`` along dim ``index`` of its result if nothing said before has decided about it."""
@@ -241,6 +243,21 @@ class Planner:
         self._axes.setdefault(name, Axis(name, ways, "space"))
         return name
 
+    def turns(self, ops: Iterable[Op], ways: int, *, axis: str = "turn") -> str:
+        """Declare an axis along which ``ops`` (and their backward) may be split into parts that stay on their device.
+
+        The parts take turns; the backward runs each part again before its own backward, so that the activations of one
+        part at a time are held. Returns the axis, for ``split`` and ``prefer``.
+        """
+        if ways < 1:
+            raise PlanError(f"co-shard needs at least one part, not {ways}")
+        listed = list(ops)
+        self._axes.setdefault(axis, Axis(axis, ways, "time"))
+        self._turns.setdefault(axis, set()).update(op.name for op in listed)
+        if ways > 1:
+            self.recompute(listed)
+        return axis
+
     def assign(
         self, what: Stage | Parts | Sequence[Parts], devices: Sequence[int], *, axes: Sequence[str] = ()
     ) -> None:
@@ -273,6 +290,14 @@ class Planner:
             ops = self._inner_ops() if ops == "all" else self.find(ops)
         self._recompute.update(op.name for op in ops)
 
+    def inner(self, modules: str = "*") -> list[Op]:
+        """Forward ops inside the repeated layers whose module path matches: not embeddings, head or loss."""
+
+        def numbered(op: Op) -> bool:
+            return any(part.isdigit() for part in op.module.split("."))
+
+        return [op for op in self._forward if numbered(op) and fnmatch.fnmatchcase(op.module, modules)]
+
     def _inner_ops(self) -> list[Op]:
         """All forward ops but those whose result is all that passes from one layer to the next."""
         kept = {run[-1].name for run in _layers(self._forward)}
@@ -290,12 +315,13 @@ class Planner:
         """What the plan said, in the form that placing takes. Raises :class:`PlanError` for what does not add up."""
         said = Directives([], microbatches=self._microbatches, order=self._order)
         said.recompute = frozenset(self._recompute)
-        said.split_weight = self._order in SPLITS_WEIGHT
+        said.split_weight = self._order in SPLITS_WEIGHT and not self._turns
         self._factor()
         for stage in self._stages:
             said.stages.append(self._stage_spec(stage))
         said.axes = dict(self._axes)
         said.anchors, said.wishes = self._anchors, self._wishes
+        said.turns = {axis: frozenset(ops) for axis, ops in self._turns.items()}
         said.sharded, said.early = self._sharded, frozenset(self._early)
         self._batch_homes(said)
         return said
@@ -352,6 +378,12 @@ class Planner:
                 split = Split(dim, size, 1) if whole else self._digit(parts.op, dim, ways, done)
                 self._anchors.append((name, parts.op.name, split))
                 done *= ways
+
+    def _next_digit(self, op: Op, dim: str, ways: int) -> Split:
+        """A digit inside those by which the op's dim was said to be split before."""
+        done = self._used.get((op.name, dim), 1)
+        self._used[op.name, dim] = done * ways
+        return self._digit(op, dim, ways, done)
 
     def _digit(self, op: Op, dim: str, ways: int, done: int = 1) -> Split:
         return Split(dim, *_digit_of(rule_for(op, self.graph).dims[dim].size, ways, done))

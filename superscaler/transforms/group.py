@@ -37,6 +37,9 @@ class Definitions:
         uses = _uses_after(body.steps)
         for position, step in enumerate(body.steps):
             if isinstance(step, Compute):
+                if run and run[-1].at != step.at:
+                    steps.append(self._call(run, needed | uses[position]))
+                    run = []
                 run.append(step)
                 continue
             if run:
@@ -58,7 +61,7 @@ class Definitions:
         outs = tuple(v for step in run for v in step.outs if v in needed)
         rows = tuple(self._row(step, base, local) for step in run)
         definition = self._intern(Definition(len(ins), rows, tuple(local[v] for v in outs)))
-        return Call(definition, base, ins, outs, run[0].mesh)
+        return Call(definition, base, ins, outs, run[0].mesh, run[0].at)
 
     def _row(self, step: Compute, base: int, local: dict[int, int]) -> Row:
         op = self.graph.ops[step.op]

@@ -7,6 +7,7 @@ computed again (views and constants are never saved; recomputed ops by the user'
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from superscaler.ir.graph import Op
 from superscaler.ir.layout import Layout, Partial, Shard, State
 from superscaler.ir.program import (
     Accumulate,
+    At,
     BlockKind,
     Collect,
     Collective,
@@ -32,7 +34,7 @@ from superscaler.ir.program import (
     Value,
 )
 from superscaler.ir.rules import rule_for
-from superscaler.ir.rules.rule import Splits, op_layouts
+from superscaler.ir.rules.rule import Splits, op_layouts, split_state
 from superscaler.ir.task import Placement, TaskGraph
 from superscaler.transforms.reshard import moves, route
 
@@ -67,6 +69,7 @@ class Compute(msgspec.Struct, frozen=True):
     outs: tuple[int, ...]
     splits: Splits
     mesh: str
+    at: At = ()
 
 
 @dataclass
@@ -78,6 +81,22 @@ class Body:
     lane: Lane = "compute"
     steps: list[Step | Compute] = field(default_factory=list)
     here: dict[tuple[str, Layout], int] = field(default_factory=dict)
+    at: At = ()  # the turn being emitted, inside a run of ops that are split over turns
+    turn: dict[tuple[str, Layout], int] = field(default_factory=dict)  # what this turn has made
+
+    def found(self, tensor: str, layout: Layout) -> int | None:
+        """The value of ``tensor`` in ``layout`` that this block has made, if any."""
+        known = self.turn.get((tensor, layout))
+        return known if known is not None else self.here.get((tensor, layout))
+
+    def versions(self, tensor: str) -> list[int]:
+        """All values of ``tensor`` on its own mesh that this block has made."""
+        return [
+            v
+            for made in (self.turn, self.here)
+            for (t, layout), v in made.items()
+            if t == tensor and layout.mesh == self.key.mesh
+        ]
 
 
 @dataclass
@@ -113,6 +132,10 @@ class Lowering:
         self.comms = 0
         self.level = self._levels()
         self._early = self._early_gradients()
+        self._run = 0  # the number of the run of turns being emitted
+        self._turned: dict[tuple[int, str, Layout], int] = {}
+        self._filled: set[int] = set()  # values of turns all of which have been emitted
+        self._results = {*self.graph.outputs.values(), *self.graph.gradients.values(), *self.graph.updates.values()}
         self.settled: set[int] = set()  # values that are partials once reduced or accumulated: kept, not made again
 
     # --- blocks and values ------------------------------------------------------------------------------------------
@@ -127,12 +150,26 @@ class Lowering:
         self.values.append(Value(tensor, layout, over, terms))
         return len(self.values) - 1
 
-    def define(self, body: Body, tensor: str, layout: Layout) -> int:
-        """A new value written in ``body``, found by later readers."""
+    def define(self, body: Body, tensor: str, layout: Layout, *, kept: bool = True) -> int:
+        """A new value written in ``body``; ``kept``: found by readers in other blocks too."""
+        turns = tuple(a for a, _ in body.at if layout.state(a) is not None)
+        if turns:
+            return self._define_in_turn(body, tensor, layout, turns, kept)
         number = self.value(tensor, layout, body.over)
         body.here[tensor, layout] = number
-        self.made.setdefault((tensor, layout.mesh), []).append((number, body.key))
+        if kept:
+            self.made.setdefault((tensor, layout.mesh), []).append((number, body.key))
         return number
+
+    def _define_in_turn(self, body: Body, tensor: str, layout: Layout, turns: tuple[str, ...], kept: bool) -> int:
+        """One value for all turns of a run; each turn writes its own instance."""
+        key = (self._run, tensor, layout)
+        if key not in self._turned:
+            self._turned[key] = self.value(tensor, layout, (*body.over, *turns))
+        if kept and all(v != self._turned[key] for v, _ in self.made.get((tensor, layout.mesh), [])):
+            self.made.setdefault((tensor, layout.mesh), []).append((self._turned[key], body.key))
+        body.turn[tensor, layout] = self._turned[key]
+        return self._turned[key]
 
     def _levels(self) -> dict[str, int]:
         """Segments of the step's own blocks: an op whose input comes from another mesh stands in a later segment."""
@@ -166,12 +203,13 @@ class Lowering:
         """Run ``op`` in ``body``, with its inputs brought where it needs them."""
         placed = self.tasks.placed[op.name]
         mesh = self.space.mesh(body.key.mesh)
-        allowed = {*mesh.axes, *body.over}
+        allowed = {*mesh.axes, *body.over, *(a for a, _ in body.at)}
         splits = tuple((a, s) for a, s in placed.splits if a in allowed and self.space.axis(a).ways > 1)
+        at = tuple((a, k) for a, k in body.at if any(a == axis for axis, _ in splits))
         ins, outs = op_layouts(rule_for(op, self.graph), splits, mesh.name, self.space)
         sources = tuple(self.need(n, layout, body, op) for n, layout in zip(op.inputs, ins, strict=True))
         results = tuple(self.define(body, n, layout) for n, layout in zip(op.outputs, outs, strict=True))
-        body.steps.append(Compute(self.index[op.name], sources, results, splits, mesh.name))
+        body.steps.append(Compute(self.index[op.name], sources, results, splits, mesh.name, at))
 
     def reduce_early(self, op: Op, body: Body) -> None:
         """Bring the gradients that ``op`` has just made into the layout in which the optimizer reads them."""
@@ -198,7 +236,9 @@ class Lowering:
 
     def need(self, tensor: str, layout: Layout, body: Body, reader: Op | None = None) -> int:
         """The value of ``tensor`` in ``layout`` as read in ``body``; emits what brings it there."""
-        found = body.here.get((tensor, layout))
+        if body.at and all(layout.state(a) is None for a, _ in body.at):
+            return self._outside_turns(tensor, layout, body, reader)
+        found = body.found(tensor, layout)
         if found is not None:
             return found
         source = self._local(tensor, layout, body)
@@ -206,11 +246,18 @@ class Lowering:
             source = self._foreign(tensor, layout, body)
         return self.reshard(source, layout, body, reader)
 
+    def _outside_turns(self, tensor: str, layout: Layout, body: Body, reader: Op | None) -> int:
+        """What is the same for all turns is brought once, before the first that reads it."""
+        at, turn = body.at, body.turn
+        body.at, body.turn = (), {}
+        found = self.need(tensor, layout, body, reader)
+        body.at, body.turn = at, turn
+        return found
+
     def _local(self, tensor: str, layout: Layout, body: Body) -> int | None:
         """A value of ``tensor`` on the body's own mesh, over the body's own time."""
         mesh = body.key.mesh
-        here = [v for (t, found), v in body.here.items() if t == tensor and found.mesh == mesh]
-        inside = [v for v in here if self._reaches(v, layout)]
+        inside = [v for v in body.versions(tensor) if self._reaches(v, layout)]
         if inside:
             return self._best(inside, layout)
         settled = [v for v, _ in self.made.get((tensor, mesh), []) if v in self.settled and self._in_time(v, body)]
@@ -222,16 +269,26 @@ class Lowering:
                 self._source(tensor, mesh)
         elif self._again(producer, body):
             self.emit(producer, body)
-            return next(v for (t, found), v in body.here.items() if t == tensor and found.mesh == mesh)
+            return body.versions(tensor)[0]
         elif producer.target in FREE and mesh in self.meshes_of(self.tasks.placed[producer.name]):
             home = self.key_of(producer, mesh)
             if not any(key == home for _, key in self.made.get((tensor, mesh), [])):
                 self.emit(producer, self.body(home, self.tasks.placed[producer.name].over))
-        made = [v for v, _ in self.made.get((tensor, mesh), [])]
+        made = self._kept(tensor, body)
         usable = [v for v in made if self._in_time(v, body)]
         if usable:
             return self._best([v for v in usable if self._reaches(v, layout)] or usable, layout)
         return self._over_time(self._reduced_first(made), body) if made else None
+
+    def _kept(self, tensor: str, body: Body) -> list[int]:
+        """The values of a tensor on the body's mesh; where it was recomputed, those of the backward."""
+        made = self.made.get((tensor, body.key.mesh), [])
+        producer = self.graph.producer.get(tensor)
+        if producer is not None and producer.name in self.tasks.recompute and body.key.kind in ("backward", "weight"):
+            again = [v for v, key in made if key.kind == "backward"]
+            if again:
+                return again
+        return [v for v, _ in made]
 
     def _reduced_first(self, made: list[int]) -> int:
         """Of the values of every micro-batch, one that is reduced already, else the first."""
@@ -244,7 +301,8 @@ class Lowering:
 
     def _in_time(self, number: int, body: Body) -> bool:
         """Whether a value exists once, or once per instance of the body."""
-        return self.values[number].over in ((), body.over)
+        over = self.values[number].over
+        return over in ((), body.over) or (number in self._filled and over == (*body.over, *(a for a, _ in body.at)))
 
     def _again(self, op: Op, body: Body) -> bool:
         """Whether ``op`` is to be run in this body rather than its result be kept from where it first ran."""
@@ -256,7 +314,7 @@ class Lowering:
         if op.name not in self.tasks.recompute or placed.kind != "forward":
             return False
         made = self.made.get((op.outputs[0], body.key.mesh), [])
-        done = any(key.kind == "backward" for _, key in made)
+        done = any(key.kind == "backward" and (v in self._filled or not self._turns_of(v, body)) for v, key in made)
         return body.key.kind in ("backward", "weight") and not done
 
     def _best(self, candidates: list[int], layout: Layout) -> int:
@@ -327,9 +385,9 @@ class Lowering:
     def reshard(self, number: int, layout: Layout, body: Body, reader: Op | None = None) -> int:
         """Bring a value on the body's mesh into ``layout``, inside the body."""
         have = self.values[number]
-        if have.layout == layout and have.over in ((), body.over):
+        if have.layout == layout:
             return number
-        found = body.here.get((have.tensor, layout))
+        found = body.found(have.tensor, layout)
         if found is not None:
             return found
         self._agree_on_time(have, layout, reader)
@@ -337,14 +395,16 @@ class Lowering:
             return self._to_partial(number, layout, body)
         now = number
         for move in moves(self.space, self.graph.tensor[have.tensor].shape, have.layout, layout):
-            done = body.here.get((have.tensor, move.layout))
+            done = body.found(have.tensor, move.layout)
             if done is None:
-                done = self.define(body, have.tensor, move.layout)
+                kept = move.kind != "slice" or self.graph.tensor[have.tensor].kind == "activation"
+                done = self.define(body, have.tensor, move.layout, kept=kept)
+                at = body.at if self._turns_of(done, body) else ()
                 if move.kind == "slice":
-                    body.steps.append(Slice(now, done))
+                    body.steps.append(Slice(now, done, at))
                 else:
                     group = self.grouping(move.layout.mesh, move.axes)
-                    body.steps.append(Collective(move.kind, now, done, move.axes, group, self.comm()))
+                    body.steps.append(Collective(move.kind, now, done, move.axes, group, self.comm(), at))
                 if move.kind in ("all_reduce", "reduce_scatter"):
                     self.settled.add(done)
             now = done
@@ -369,6 +429,50 @@ class Lowering:
         done = self.define(body, have.tensor, layout)
         body.steps.append(Mask(complete, done, axes))
         return done
+
+    def _turns_of(self, number: int, body: Body) -> bool:
+        """Whether a value has an instance for each turn."""
+        return len(self.values[number].over) > len(body.over)
+
+    def emit_turns(self, run: list[Op], axis: str, body: Body) -> None:
+        """Run ops that are split over ``axis`` turn by turn: all of them for the first part, then for the second, …
+
+        What others read is put together as it comes: sums are added up, parts are written to their place.
+        """
+        self._run += 1
+        wholes: dict[str, int] = {}
+        for index in range(self.space.axis(axis).ways):
+            body.at, body.turn = ((axis, index),), {}
+            for op in run:
+                self.emit(op, body)
+                for tensor in op.outputs:
+                    if self._read_whole(tensor, axis):
+                        self._put_together(tensor, axis, body, wholes)
+        self._filled.update(v for (run_, _, _), v in self._turned.items() if run_ == self._run)
+        body.at, body.turn = (), {}
+
+    def _read_whole(self, tensor: str, axis: str) -> bool:
+        """Whether something that is not split over the turns reads a tensor, views apart."""
+        if tensor in self._results:
+            return True
+        for op in self.graph.consumers[tensor]:
+            if all(a != axis for a, _ in self.tasks.placed[op.name].splits):
+                return True
+            if op.target in FREE and any(self._read_whole(out, axis) for out in op.outputs):
+                return True
+        return False
+
+    def _put_together(self, tensor: str, axis: str, body: Body, wholes: dict[str, int]) -> None:
+        number = body.versions(tensor)[0]
+        value = self.values[number]
+        if tensor not in wholes:
+            layout = value.layout.without(axis)
+            wholes[tensor] = self.value(tensor, layout, body.over)
+            body.here[tensor, layout] = wholes[tensor]
+            self.made.setdefault((tensor, layout.mesh), []).append((wholes[tensor], body.key))
+            self.settled.add(wholes[tensor])
+        kind = Accumulate if isinstance(value.layout.state(axis), Partial) else Collect
+        body.steps.append(kind(number, wholes[tensor], at=body.at))
 
     def comm(self) -> int:
         self.comms += 1
@@ -464,19 +568,69 @@ def lower(tasks: TaskGraph) -> Lowered:
     work = Lowering(tasks)
     graph = tasks.graph
     ops = sorted(graph.ops, key=lambda op: _when(tasks.placed[op.name]))
-    for op in ops:
+    for run in _runs([op for op in ops if op.target not in FREE], tasks):
+        op, axis = run[0], _turn_axis(run[0], tasks)
         placed = tasks.placed[op.name]
-        if op.target in FREE:
-            continue
         for stage in placed.stages:
             mesh = tasks.stages[stage]
             body = work.body(work.key_of(op, mesh), placed.over)
             if op.target == "superscaler.add_n" and op.phase == "optimizer":
                 total_over_meshes(work, op, placed)
                 break
-            work.emit(op, body)
-            work.reduce_early(op, body)
+            if axis:
+                work.emit_turns(run, axis, body)
+            else:
+                work.emit(op, body)
+            for each in run:
+                work.reduce_early(each, body)
     return _finish(work)
+
+
+def _turn_axis(op: Op, tasks: TaskGraph) -> str:
+    """The time axis, other than the micro-batches', over which an op is split, or ""."""
+    for axis, _ in tasks.placed[op.name].splits:
+        if axis != tasks.microaxis and tasks.space.axis(axis).kind == "time" and tasks.space.axis(axis).ways > 1:
+            return axis
+    return ""
+
+
+def _runs(ops: list[Op], tasks: TaskGraph) -> Iterator[list[Op]]:
+    """Ops one by one; consecutive ones of a block that are split over the same turns together."""
+    run: list[Op] = []
+    for op in ops:
+        axis = _turn_axis(op, tasks)
+        same = run and axis and axis == _turn_axis(run[0], tasks) and _block(op, tasks) == _block(run[0], tasks)
+        if same and not _reads_whole(op, axis, {out for each in run for out in each.outputs}, tasks):
+            run.append(op)
+            continue
+        if run:
+            yield run
+        run = [op]
+    if run:
+        yield run
+
+
+def _reads_whole(op: Op, axis: str, made: set[str], tasks: TaskGraph) -> bool:
+    """Whether an op reads, through a view that is not split over the turns, what they are still making."""
+
+    def reads(tensor: str, whole: bool) -> bool:
+        if tensor in made:
+            return whole
+        producer = tasks.graph.producer.get(tensor)
+        if producer is None or producer.target not in FREE:
+            return False
+        whole = whole or all(a != axis for a, _ in tasks.placed[producer.name].splits)
+        return any(reads(name, whole) for name in producer.inputs)
+
+    splits = tasks.placed[op.name].splits
+    rule = rule_for(op, tasks.graph)
+    split = next(s for a, s in splits if a == axis)
+    return any(reads(name, split_state(rule, split, output=False, index=i) is None) for i, name in enumerate(op.inputs))
+
+
+def _block(op: Op, tasks: TaskGraph) -> tuple[object, ...]:
+    placed = tasks.placed[op.name]
+    return placed.kind, placed.stages, placed.over
 
 
 def _finish(work: Lowering) -> Lowered:

@@ -35,6 +35,7 @@ class Directives:
     ``axes``: name -> ways (or explicit part sizes). ``anchors``: (axis, op, split), binding; ``wishes``: the same,
     taken one by one where nothing else has decided by then. ``homes``: (axis, tensor, shard). ``sharded``: (axis,
     parameter, whether the parameter itself is kept in shards too): its optimizer's state and step are. ``early``:
+    ``turns``: time axis -> forward ops that may be split along it, into parts that take turns on their device.
     parameters whose gradients are reduced as soon as they are there, not after all micro-batches.
     """
 
@@ -45,6 +46,7 @@ class Directives:
     homes: list[tuple[str, str, Shard]] = field(default_factory=list)
     sharded: list[tuple[str, str, bool]] = field(default_factory=list)
     early: frozenset[str] = frozenset()
+    turns: dict[str, frozenset[str]] = field(default_factory=dict)
     microbatches: int = 1
     micro_homes: list[tuple[str, Shard]] = field(default_factory=list)
     recompute: frozenset[str] = frozenset()
@@ -67,6 +69,7 @@ class _Placer:
         self.space = self._space()
         self.trained = self._depends({t.name for t in graph.tensors if t.kind in ("parameter", "optimizer")})
         self.home_stage: dict[str, int] = {}
+        self._turn_ops: dict[str, set[str]] = {}
         self.stages = self._stages()
         self.splits: dict[str, dict[str, Split | None]] = {}
         self.state_homes: dict[str, dict[str, Shard]] = {}
@@ -79,7 +82,7 @@ class _Placer:
             work = self._propagate(axis)
             self.splits[axis.name] = work.settle()
             for tensor, shard in work.homes.items():
-                if shard is not None:
+                if shard is not None and (axis.kind == "space" or self.graph.tensor[tensor].kind == "input"):
                     self.state_homes.setdefault(tensor, {})[axis.name] = shard
         kinds, over = self._kinds()
         self._validate()
@@ -202,9 +205,22 @@ class _Placer:
     # --- splits -----------------------------------------------------------------------------------------------------
 
     def _on_axis(self, op: Op, axis: Axis) -> bool:
+        if axis.name in self.said.turns:
+            return op.name in self._in_turns(axis.name)
         if axis.kind == "time":
             return op.phase != "optimizer"
         return any(axis.name in self.space.mesh(self.stage_mesh[s]).axes for s in self.stages[op.name])
+
+    def _in_turns(self, axis: str) -> set[str]:
+        """The forward ops that may take turns, their backward, and views that follow from these."""
+        if axis not in self._turn_ops:
+            found = self._turn_ops[axis] = set(self.said.turns[axis])
+            for op in self.graph.ops:
+                if op.phase == "backward":
+                    producers = [self.graph.producer[n].name for n in op.inputs if n in self.graph.producer]
+                    if op.link in found or (op.link is None and any(p in found for p in producers)):
+                        found.add(op.name)
+        return self._turn_ops[axis]
 
     def _propagate(self, axis: Axis) -> Propagation:
         whole = set[str]()
@@ -213,12 +229,12 @@ class _Placer:
             return self._on_axis(op, axis) and op.name not in whole
 
         def passes(op: Op) -> bool:
-            return axis.kind == "space" or op.target != "superscaler.add_n"
+            return axis.kind == "space" or (op.target == "superscaler.add_n") != (axis.name == MICRO)
 
         while True:
             work = Propagation(self.graph, axis, eligible=eligible, passes=passes)
             self._seed(work, axis)
-            if axis.kind == "space":
+            if axis.name != MICRO:
                 return work
             work.settle()
             reducing = self._whole_batch(work) - whole
@@ -347,7 +363,9 @@ class _Placer:
                 continue
             if tensor.kind == "input":
                 mesh = self.stage_mesh[0]
-                found = {a: s for a, s in self.state_homes.get(tensor.name, {}).items() if a != self.micro}
+                found = {
+                    a: s for a, s in self.state_homes.get(tensor.name, {}).items() if self.space.axis(a).kind == "space"
+                }
                 homes[tensor.name] = self.space.layout(mesh, dict[str, State | None](found))
                 continue
             mesh = self.stage_mesh[self.home_stage[tensor.name]]
