@@ -106,6 +106,11 @@ class Arena:
             self._end(lo, hi)
             raise
 
+    def populate(self) -> bool:
+        """Have what is mapped backed by memory now, in huge pages where the system can; whether it could."""
+        self._open()
+        return self.pool.space.populate(self._region)
+
     def release(self, offset: int, nbytes: int) -> None:
         """A value's life ends: chunks that no other value touches are idle."""
         lo, hi = self._indices(offset, nbytes)

@@ -58,6 +58,13 @@ class Backend(Protocol):
         """Give the memory of unmapped chunks back to the system; mapped again, they never show their old content."""
         ...
 
+    def populate(self, address: int, size: int) -> bool:
+        """Have writable mapped chunks backed by memory before they are touched, in pages as large as can be.
+
+        False where the system cannot, and pages come as they are touched.
+        """
+        ...
+
     def physical(self) -> int:
         """Bytes of physical memory in use, as the system (not our bookkeeping) reports them."""
         ...

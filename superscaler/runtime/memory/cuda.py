@@ -153,6 +153,10 @@ class CudaBackend:
         else:
             self.driver.release(handle)
 
+    def populate(self, address: int, size: int) -> bool:
+        # A handle has its memory, in the device's large pages, from the beginning.
+        return True
+
     def physical(self) -> int:
         zeros = self._zeros is not None
         return (len(self._handles) + len(self._spare) + zeros) * self.chunk

@@ -114,8 +114,8 @@ class HostBackend:
         first, count = run
         self._system.punch_hole(self._fd, first * self.chunk, count * self.chunk)
 
-    def collapse(self, address: int, size: int) -> bool:
-        """Back mapped memory by huge pages, populating it; False where the kernel cannot (needs Linux 6.1)."""
+    def populate(self, address: int, size: int) -> bool:
+        # Huge pages need Linux 6.1 and 2 MiB of one file in a row; faults, copies and giving back are far cheaper then.
         try:
             self._system.madvise(address, size, MADV_POPULATE_WRITE)
             self._system.madvise(address, size, MADV_COLLAPSE)

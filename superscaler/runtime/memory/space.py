@@ -23,6 +23,7 @@ from superscaler.runtime.memory.store import Store
 from superscaler.runtime.memory.table import Account, close_account, open_account
 
 Reclaimer = Callable[[int], int]
+POPULATE_BYTES = 32 << 20
 
 _FORKED: list[int] = []
 os.register_at_fork(after_in_child=lambda: _FORKED.append(os.getpid()))
@@ -156,6 +157,20 @@ class AddressSpace:
     def _adopt(self, target: Region, at: int, chunks: list[int], account: Account) -> None:
         target.adopt(at, chunks, account)
         target.prefix = target.used = at + len(chunks)
+
+    def populate(self, region: Region) -> bool:
+        """Have all mapped chunks of a region backed by memory, a few at a time; whether the system could."""
+        done = True
+        most = max(1, POPULATE_BYTES // self.chunk)
+        for lo, count in region.spans():
+            for first in range(lo, lo + count, most):
+                last = min(first + most, lo + count)
+                with self.lock:
+                    self.check_open(region.name)
+                    if all(index in region.chunks for index in range(first, last)):
+                        size = (last - first) * self.chunk
+                        done &= self.backend.populate(region.address + first * self.chunk, size)
+        return done
 
     def hold(self, region: Region, lo: int, hi: int) -> list[int]:
         """One more reference, of the same owner, to each of the chunks ``[lo, hi)``, which become read-only."""

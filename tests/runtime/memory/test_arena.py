@@ -52,6 +52,16 @@ def test_kept_chunks_cost_nothing_the_second_time(pool):
     assert pool.stats().system_calls == calls
 
 
+def test_populating_backs_what_is_mapped(pool):
+    arena = Arena(pool, 4 * CHUNK)
+    a = arena.tensor(0, (CHUNK,), torch.uint8)
+    arena.acquire(2 * CHUNK, CHUNK)
+    a.fill_(3)
+    arena.populate()
+    assert pool.stats().physical == 2 * CHUNK
+    assert (a == 3).all()
+
+
 def test_idle_chunks_go_to_whoever_needs_memory():
     with open_pool("host", chunks=6) as pool:
         arena, kv = Arena(pool, 6 * CHUNK), pool.reserve(1 << 30, "kv")
