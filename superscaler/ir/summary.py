@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from superscaler.ir.check.fault import workers_text
 from superscaler.ir.entry import Contents, Entry
 from superscaler.ir.graph import ITEMSIZE
 from superscaler.ir.program import Program
@@ -67,11 +68,11 @@ def _entry_lines(entry: EntrySummary) -> list[str]:
     lines = [
         f"  {entry.name}: {entry.makespan / 1e6:.4g} s a step ({entry.schedule}, {entry.status}; bound "
         f"{entry.bound / 1e6:.4g} s, gap {entry.gap:.1%}){batches}, bubble {entry.bubble:.1%}, "
-        f"peak {gib(entry.peak)} GiB"
+        f"peak {bytes_text(entry.peak)}"
     ]
     lines += [
         f"    {workers_text(role.workers)}: stage {stages_text(role.stages)}, {role.tasks:,} tasks, "
-        f"bubble {role.bubble:.1%}, peak {gib(role.peak)} GiB"
+        f"bubble {role.bubble:.1%}, peak {bytes_text(role.peak)}"
         for role in entry.roles
     ]
     return lines
@@ -138,20 +139,12 @@ def count_text(count: int) -> str:
     return str(count)
 
 
-def gib(count: int) -> str:
-    """Bytes in GiB, with as many digits as say something."""
-    return f"{count / 2**30:.3g}" if count < 10 << 30 else f"{count / 2**30:.1f}"
-
-
-def workers_text(workers: Sequence[int]) -> str:
-    """Workers in few words: ``worker 3``, ``workers 0-7``, ``workers 0, 8, … (64)``."""
-    if len(workers) == 1:
-        return f"worker {workers[0]}"
-    if list(workers) == list(range(workers[0], workers[-1] + 1)):
-        return f"workers {workers[0]}-{workers[-1]}"
-    if len(workers) <= 4:
-        return "workers " + ", ".join(map(str, workers))
-    return f"workers {workers[0]}, {workers[1]}, … ({len(workers)})"
+def bytes_text(count: float) -> str:
+    """A number of bytes with a fitting unit: ``41.3 MiB``, ``12.4 GiB``."""
+    for unit, scale in (("TiB", 2.0**40), ("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}" if count < 1000 * scale else f"{count / scale:,.0f} {unit}"
+    return f"{count:.0f} B"
 
 
 def stages_text(stages: Sequence[int]) -> str:

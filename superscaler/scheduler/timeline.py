@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from superscaler.ir.check.fault import workers_text
 from superscaler.ir.program import BlockKind, Lane
+from superscaler.ir.summary import bytes_text
 
 
 class Span(msgspec.Struct, frozen=True, array_like=True):
@@ -77,10 +79,11 @@ class Timeline(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         lines = [
             f"{self.entry}: {self.seconds:.4g} s a step on {self.workers} workers, bubble {self.bubble:.1%}, "
-            f"peak {self.peak / 2**30:.3g} GiB"
+            f"peak {bytes_text(self.peak)}"
         ]
         for role in self.roles:
             lanes = ", ".join(f"{lane} {busy / 1e6:.4g} s" for lane, busy in role.busy.items())
-            who = ",".join(map(str, role.workers[:4])) + ("…" if len(role.workers) > 4 else "")
-            lines.append(f"  workers {who}: {lanes}, bubble {role.bubble:.1%}, peak {role.peak / 2**30:.3g} GiB")
+            lines.append(
+                f"  {workers_text(role.workers)}: {lanes}, bubble {role.bubble:.1%}, peak {bytes_text(role.peak)}"
+            )
         return "\n".join(lines)

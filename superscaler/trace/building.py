@@ -19,8 +19,17 @@ def without_memory(make: Callable[[], Made]) -> Made:
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             return make()
-    except DataDependentOutputException:
-        return make()
+    except Exception as error:
+        if not _reads_values(error):
+            raise
+    return make()
+
+
+def _reads_values(error: BaseException | None) -> bool:
+    """Whether an error is, or was caused by, a number asked of a tensor that has none."""
+    while error is not None and not isinstance(error, DataDependentOutputException):
+        error = error.__cause__
+    return error is not None
 
 
 def draw_from(seed: int) -> None:

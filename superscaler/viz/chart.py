@@ -97,14 +97,6 @@ def spell(microseconds: float) -> str:
     return f"{microseconds:.3g} µs"
 
 
-def spell_bytes(count: float) -> str:
-    """A number of bytes with a fitting unit: ``41.3 MiB``, ``12.4 GiB``."""
-    for unit, scale in (("TiB", 2.0**40), ("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10)):
-        if count >= scale:
-            return f"{count / scale:.3g} {unit}" if count < 1000 * scale else f"{count / scale:,.0f} {unit}"
-    return f"{count:.0f} B"
-
-
 def unit_of(length: float) -> tuple[str, float]:
     """The unit in which an axis of ``length`` microseconds is best marked, and how many microseconds it is."""
     if length >= 2e6:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from superscaler.ir.check.fault import workers_text
+from superscaler.ir.summary import bytes_text
 from superscaler.scheduler.timeline import RoleTimeline, Span, Timeline
-from superscaler.viz.chart import Bar, Chart, Curve, Row, lanes_of, spell, spell_bytes
+from superscaler.viz.chart import Bar, Chart, Curve, Row, lanes_of, spell
 
 MOST = 32  # workers that have rows of their own; beyond that, workers of one role share them
 
@@ -21,7 +21,7 @@ def chart(timeline: Timeline, *, title: str = "") -> Chart:
         bars += [_bar(place[span.lane], span) for span in role.spans if span.end > span.start]
     subtitle = (
         f"{timeline.entry}: {spell(timeline.makespan)} a step, bubble {timeline.bubble:.1%}, "
-        f"peak {spell_bytes(timeline.peak)}, {timeline.workers} workers in {len(timeline.roles)} roles"
+        f"peak {bytes_text(timeline.peak)}, {timeline.workers} workers in {len(timeline.roles)} roles"
     )
     curves = tuple(_curve(timeline, role) for role in timeline.roles)
     return Chart(title, subtitle, tuple(rows), tuple(bars), timeline.makespan, curves)
@@ -29,19 +29,9 @@ def chart(timeline: Timeline, *, title: str = "") -> Chart:
 
 def _groups(timeline: Timeline) -> list[tuple[str, RoleTimeline]]:
     if timeline.workers > MOST:
-        return [(name_of(role.workers), role) for role in timeline.roles]
+        return [(workers_text(role.workers), role) for role in timeline.roles]
     found = {worker: role for role in timeline.roles for worker in role.workers}
     return [(f"worker {worker}", found[worker]) for worker in sorted(found)]
-
-
-def name_of(workers: Sequence[int]) -> str:
-    """Workers in few words: ``worker 3``, ``workers 0–7``, ``workers 0, 8, … (64)``."""
-    if len(workers) == 1:
-        return f"worker {workers[0]}"
-    if list(workers) == list(range(workers[0], workers[-1] + 1)):
-        return f"workers {workers[0]}–{workers[-1]}"
-    shown = ", ".join(map(str, workers[:2]))
-    return f"workers {shown}, … ({len(workers)})" if len(workers) > 2 else f"workers {shown}"
 
 
 def _bar(row: int, span: Span) -> Bar:
@@ -54,4 +44,4 @@ def _bar(row: int, span: Span) -> Bar:
 def _curve(timeline: Timeline, role: RoleTimeline) -> Curve:
     points = [(float(level.time), float(level.bytes)) for level in role.memory]
     points.append((float(timeline.makespan), points[-1][1] if points else 0.0))
-    return Curve(name_of(role.workers), tuple(points))
+    return Curve(workers_text(role.workers), tuple(points))

@@ -1,0 +1,137 @@
+"""``superscaler run``: steps of a plan on its workers."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from superscaler.cli.console import Progress, clean_stdout, print_json
+from superscaler.errors import UsageError
+from superscaler.ir.cluster import GIB
+
+if TYPE_CHECKING:
+    from superscaler.ir.plan import Plan
+    from superscaler.runtime.job import Job
+
+Batch = Mapping[str, Any] | tuple[Any, ...]
+
+
+def run(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A plan file, as compile-plan writes it.")],
+    steps: Annotated[int, typer.Option(help="How many training steps.")] = 10,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="example (random batches), stdlib (Python's source), a text file or directory, or script.py:function."
+        ),
+    ] = "example",
+    weights: Annotated[Path | None, typer.Option(help="Start from a checkpoint or a Hugging Face directory.")] = None,
+    init_seed: Annotated[int | None, typer.Option(help="Start from random weights (0 by default).")] = None,
+    backend: Annotated[Literal["ray", "inline"], typer.Option(help="An actor per worker, or one process.")] = "ray",
+    lr: Annotated[float | None, typer.Option(help="The learning rate, instead of the plan's.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Write a checkpoint here after the last step.")] = None,
+    memory: Annotated[float | None, typer.Option(help="GiB of state and arena that a worker may take.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Run training steps of a plan, and say what they cost beside what was predicted."""
+    if weights is not None and init_seed is not None:
+        raise UsageError("--weights and --init-seed: which of them counts?", hint="state one of them")
+    if steps < 1:
+        raise UsageError(f"--steps is {steps}", hint="1 or more")
+    from superscaler.api import launch, simulate
+    from superscaler.ir.plan import Plan
+
+    with Progress() as progress, clean_stdout(as_json):
+        progress(f"reading and checking {file}")
+        plan = Plan.load(file)
+        batches = _batches(plan, data)
+        model = _model(plan, init_seed or 0) if _has_buffers(plan) else None
+        seed = None if weights is not None or model is not None else init_seed or 0
+        progress(f"starting {plan.workers} workers")
+        limit = None if memory is None else int(memory * GIB)
+        job = launch(plan, model, backend=backend, memory=limit, init_seed=seed, weights=weights)
+    with clean_stdout(as_json), job:
+        losses, seconds = _steps(job, islice(batches, steps), lr, said=not as_json)
+        if checkpoint is not None:
+            job.save_checkpoint(checkpoint)
+    predicted = simulate(plan).seconds
+    typical = statistics.median(seconds) if seconds else 0.0
+    if as_json:
+        print_json(
+            {
+                "file": str(file), "backend": backend, "steps": len(losses), "losses": losses, "seconds": seconds,
+                "median_seconds": typical, "predicted_seconds": predicted,
+                "checkpoint": str(checkpoint) if checkpoint is not None else None,
+            }
+        )  # fmt: skip
+        return
+    print(f"median step {typical:.4g} s, predicted {predicted:.4g} s" + (f"; wrote {checkpoint}" if checkpoint else ""))
+
+
+def _steps(job: Job, batches: Iterable[Batch], lr: float | None, *, said: bool) -> tuple[list[float], list[float]]:
+    losses: list[float] = []
+    seconds: list[float] = []
+    for step, batch in enumerate(batches, 1):
+        began = perf_counter()
+        loss = job.step(**batch, lr=lr) if isinstance(batch, Mapping) else job.step(*batch, lr=lr)
+        seconds.append(perf_counter() - began)
+        losses.append(loss)
+        if said:
+            print(f"step {step:5d}  loss {loss:.6f}  {seconds[-1]:.3f} s", flush=True)
+    return losses, seconds
+
+
+def _has_buffers(plan: Plan) -> bool:
+    return any(tensor.kind == "buffer" and isinstance(tensor.init, str) for tensor in plan.state)
+
+
+def _model(plan: Plan, seed: int) -> Any:
+    """The plan's model, freshly made, because it has buffers whose content no seed can tell."""
+    from superscaler.cli.subject import Request, make
+
+    if "source" not in plan.model:
+        raise UsageError("the plan's model has buffers, and the plan does not say how to make it", hint="--weights DIR")
+    return make(Request.of(plan.model["source"]), seed=seed).model
+
+
+def _batches(plan: Plan, data: str) -> Iterator[Batch]:
+    if data == "example":
+        return _examples(plan)
+    if ":" in data:
+        return _from_function(data)
+    from superscaler.runtime.data import read_text, standard_library, text_batches
+
+    path = standard_library() if data == "stdlib" else Path(data)
+    if not path.exists():
+        raise UsageError(f"--data {data}: there is no such file", hint="example, stdlib, a path, or script.py:function")
+    return text_batches(plan.entries["train"], read_text(path))
+
+
+def _examples(plan: Plan) -> Iterator[Batch]:
+    """Random batches of the model that the plan was compiled from."""
+    from superscaler.cli.subject import Request, example_batch
+
+    if "source" not in plan.model:
+        raise UsageError("the plan does not say how to draw its inputs", hint="--data script.py:function")
+    request = Request.of(plan.model["source"])
+    step = 0
+    while True:
+        yield example_batch(request, seed=step)
+        step += 1
+
+
+def _from_function(data: str) -> Iterator[Batch]:
+    from superscaler.cli.lookup import call, find_object
+
+    function = find_object(data)
+    made = call(f"{data}()", cast(Callable[[], Any], function)) if callable(function) else function
+    if not isinstance(made, Iterable):
+        raise UsageError(f"{data} gives a {type(made).__name__}, no batches", hint="a generator of tuples or dicts")
+    for batch in cast("Iterable[Any]", made):
+        yield batch if isinstance(batch, Mapping) else tuple(batch) if isinstance(batch, list | tuple) else (batch,)  # pyright: ignore[reportUnknownArgumentType]
