@@ -9,20 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from time import monotonic
 
-from superscaler.errors import InfeasiblePlan, ScheduleError
-from superscaler.scheduler.bounds import Bound
-from superscaler.scheduler.constructive import find, orders
+from superscaler.errors import ScheduleError
+from superscaler.scheduler.bounds import Bound, closed_form
+from superscaler.scheduler.constructive import check, find, orders
+from superscaler.scheduler.explain import infeasible
 from superscaler.scheduler.flow import Flow, Starts, flow_of
 from superscaler.scheduler.greedy import Tuning, greedy, policies, tuning
 from superscaler.scheduler.greedy_back import greedy_back
 from superscaler.scheduler.listing import list_schedule
 from superscaler.scheduler.periodic import extend, feasible
 from superscaler.scheduler.pipeline import KINDS, PipelineProblem, to_problem
-from superscaler.scheduler.polish import Budget, from_kernel, is_slow, polish, prove
-from superscaler.scheduler.problem import Certificate, Status, verify
+from superscaler.scheduler.polish import Budget, from_kernel, from_pattern, is_slow, polish, prove
+from superscaler.scheduler.problem import Certificate, Problem, Status
 from superscaler.scheduler.ramps import ramp_bound
 from superscaler.scheduler.solve import solve
 from superscaler.scheduler.tune import Make, climb
+
+Sends = dict[tuple[str, int, int], int]
+"""The start of each send by the kind, stage and micro-batch of what it sends."""
 
 EFFORT = 4.0
 _GREEDY_VISITS = 1_000_000
@@ -41,6 +45,8 @@ class PipelineTimetable:
     problem: PipelineProblem
     starts: Starts
     certificate: Certificate
+    sends: Sends | None = None
+    """Starts of communication where it had to be scheduled; otherwise each send follows its producer at once."""
 
     @property
     def makespan(self) -> int:
@@ -82,13 +88,14 @@ def named_pipeline(problem: PipelineProblem, name: str) -> PipelineTimetable:
     find(name)
     whole = to_problem(problem)
     steps = orders(name, problem.shape)
+    check(problem.shape, steps, problem.limits)
     index = {(job.kind, job.stage, job.microbatch): i for i, job in enumerate(whole.jobs)}
     turns = {(d, "compute"): [index[step] for step in order] for d, order in enumerate(steps)}
     flat = list_schedule(whole, turns)
-    starts = _by_kind(problem, flat)
+    starts, sends = _by_kind(problem, whole, flat)
     length = max(start + job.duration for job, start in zip(whole.jobs, flat, strict=True))
     plain = problem.placement != "bidirectional"
-    bound = ramp_bound(flow_of(problem)) if plain else Bound(0, "none", "none")
+    bound = ramp_bound(flow_of(problem)) if plain else closed_form(whole)
     certificate = Certificate(
         status="optimal" if length == bound.value else "constructive",
         makespan=length,
@@ -98,21 +105,15 @@ def named_pipeline(problem: PipelineProblem, name: str) -> PipelineTimetable:
         binding=bound.binding,
         seconds=monotonic() - began,
     )
-    return PipelineTimetable(problem, starts, certificate)
+    return PipelineTimetable(problem, starts, certificate, sends)
 
 
 def check_memory(problem: PipelineProblem) -> None:
-    """Raise :class:`InfeasiblePlan` if a device cannot even hold one micro-batch."""
+    """Raise :class:`InfeasiblePlan`, with what would help, if a device cannot even hold one micro-batch."""
     shape = problem.shape
-    for device, limit in enumerate(problem.limits):
-        need = len(shape.stages_of(device))
-        if limit is not None and limit < need:
-            raise InfeasiblePlan(
-                f"no schedule fits the memory of device {device}",
-                f"one micro-batch keeps {need} activations there, one per stage; memory[{device}] is {limit}",
-                f"limits in conflict: memory[{device}], stages on device {device}",
-                hint=f"--max-activations {need}, or recompute a stage of device {device}",
-            )
+    if any(limit is not None and limit < len(shape.stages_of(d)) for d, limit in enumerate(problem.limits)):
+        # One micro-batch shows it: with more of them each could still go by itself.
+        raise infeasible(to_problem(replace(problem, microbatches=1), sends=False))
 
 
 class _Search:
@@ -188,7 +189,9 @@ class _Search:
 
     def try_kernel(self) -> None:
         """A steady state beats greedy where memory is tight, by how much shows only after its ramps are polished."""
-        starts = from_kernel(self.small, replace(self.budget, effort=self.budget.effort / 4))
+        starts = from_pattern(self.small) or from_kernel(
+            self.small, replace(self.budget, effort=self.budget.effort / 4)
+        )
         if starts is not None:
             short = replace(self.budget, effort=self.budget.effort / 4)
             self.offer(polish(self.small, starts, self.floor, short), "steady state")
@@ -217,13 +220,17 @@ class _Search:
 def _generic(problem: PipelineProblem, seed: int, effort: float, time_limit: float | None) -> PipelineTimetable:
     """Where sends can meet on a lane, or stages move with the micro-batch: the solver of any problem."""
     table = solve(to_problem(problem), seed=seed, effort=effort, time_limit=time_limit)
-    verify(table.problem, table.starts)
-    return PipelineTimetable(problem, _by_kind(problem, table.starts), table.certificate)
+    starts, sends = _by_kind(problem, table.problem, table.starts)
+    return PipelineTimetable(problem, starts, table.certificate, sends)
 
 
-def _by_kind(problem: PipelineProblem, flat: tuple[int, ...]) -> Starts:
+def _by_kind(problem: PipelineProblem, whole: Problem, flat: tuple[int, ...]) -> tuple[Starts, Sends]:
     stages, count = problem.stages, problem.microbatches
-    return [
+    starts = [
         [list(flat[(kind * stages + s) * count : (kind * stages + s + 1) * count]) for s in range(stages)]
         for kind in range(3)
     ]
+    sends: Sends = {}
+    for job, start in zip(whole.jobs[3 * stages * count :], flat[3 * stages * count :], strict=True):
+        sends[job.kind.removeprefix("send_"), job.stage, job.microbatch] = start
+    return starts, sends

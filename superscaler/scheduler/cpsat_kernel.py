@@ -15,7 +15,9 @@ Kernel = list[list[int]]
 """The start of each kind and stage for micro-batch 0."""
 
 
-def find_kernel(flow: Flow, period: int, *, effort: float = 2.0, seed: int = 0) -> Kernel | None:
+def find_kernel(
+    flow: Flow, period: int, *, effort: float = 2.0, seed: int = 0, time_limit: float | None = None
+) -> Kernel | None:
     """A steady state with ``period`` ticks per micro-batch and short lives, or None if none was found."""
     model = _Kernel(flow, period)
     solver = cp_model.CpSolver()
@@ -23,6 +25,8 @@ def find_kernel(flow: Flow, period: int, *, effort: float = 2.0, seed: int = 0) 
     solver.parameters.interleave_search = True
     solver.parameters.random_seed = seed
     solver.parameters.max_deterministic_time = effort
+    if time_limit is not None:
+        solver.parameters.max_time_in_seconds = max(time_limit, 0.01)
     if solver.solve(model.model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return None
     return [[solver.value(model.at[kind, s]) * flow.tick for s in range(flow.stages)] for kind in range(3)]

@@ -13,6 +13,7 @@ from random import Random
 from time import monotonic
 
 from superscaler.scheduler.flow import Flow, Starts
+from superscaler.scheduler.pattern import PERIOD, v_patterns
 from superscaler.scheduler.unroll import unroll
 
 _SMALL, _LARGE = (170, 240), (200, 360)
@@ -111,11 +112,24 @@ def from_kernel(flow: Flow, budget: Budget) -> Starts | None:
     step = max(1, least // 12 // flow.tick) * flow.tick
     period = -(-least // flow.tick) * flow.tick
     while period < 2 * least and not budget.blown:
-        kernel = find_kernel(flow, period, effort=budget.effort, seed=budget.seed)
+        kernel = find_kernel(flow, period, effort=budget.effort, seed=budget.seed, time_limit=budget.left)
         if kernel is not None:
             return unroll(flow, kernel, period)
         period += step
     return None
+
+
+def from_pattern(flow: Flow) -> Starts | None:
+    """The shortest schedule of a uniform pattern, for a V of equal tasks without delays; None where there is none."""
+    sizes = {size for row in flow.duration for size in row}
+    is_v = flow.device == tuple(min(s, flow.stages - 1 - s) for s in range(flow.stages))
+    if len(sizes) > 1 or any(flow.into_forward) or not is_v or len(set(flow.capacity)) > 1:
+        return None
+    (unit,) = sizes
+    patterns = v_patterns(flow.devices, flow.capacity[0])
+    scaled = ([[slot * unit for slot in row] for row in pattern] for pattern in patterns)
+    found = [starts for kernel in scaled if (starts := unroll(flow, kernel, PERIOD * unit)) is not None]
+    return min(found, key=flow.makespan, default=None)
 
 
 def least_period(flow: Flow) -> int:

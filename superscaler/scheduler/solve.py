@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from time import monotonic
 
 from superscaler.errors import InfeasiblePlan, ScheduleError
-from superscaler.scheduler.bounds import Bound, closed_form, heads_and_tails
-from superscaler.scheduler.listing import list_schedule
+from superscaler.scheduler.bounds import Bound, closed_form
+from superscaler.scheduler.explain import hopeless, infeasible
+from superscaler.scheduler.initial import best, constructive
 from superscaler.scheduler.problem import Certificate, Problem, Status, Timetable, makespan, validate, verify
 
 EFFORT = 8.0
@@ -31,9 +32,10 @@ def solve(
     """
     began = monotonic()
     validate(problem)
-    _check_units(problem)
-    bound = closed_form(problem)
+    if hopeless(problem):
+        raise infeasible(problem)
     known = constructive(problem)
+    bound = closed_form(problem)
     if hint is not None:
         verify(problem, hint)
         known["hint"] = tuple(hint)
@@ -66,60 +68,6 @@ def solve(
     )
 
 
-def constructive(problem: Problem) -> dict[str, tuple[int, ...]]:
-    """List schedules by several priorities, by name; those that run out of memory are left out."""
-    heads, tails = heads_and_tails(problem)
-    jobs = problem.jobs
-    drain = {index: 0 if job.release else 1 for index, job in enumerate(jobs)}
-    priorities: dict[str, list[float]] = {
-        "longest tail first": [-tail for tail in tails],
-        "micro-batch by micro-batch": [job.microbatch * (max(heads) + 1) + heads[i] for i, job in enumerate(jobs)],
-        "latest stage first": [-heads[i] for i in range(len(jobs))],
-        "give memory back first": [drain[i] * (max(tails) + 1) - tails[i] for i in range(len(jobs))],
-    }
-    found: dict[str, tuple[int, ...]] = {}
-    for name, priority in priorities.items():
-        try:
-            found[name] = list_schedule(problem, priority)
-        except ScheduleError:
-            continue
-    if not found and (starts := _one_after_another(problem)) is not None:
-        found["one after another"] = starts
-    return found
-
-
-def best(problem: Problem, known: dict[str, tuple[int, ...]]) -> tuple[str, tuple[int, ...] | None]:
-    """The shortest of ``known`` (the first of equals), or ``("none", None)``."""
-    if not known:
-        return "none", None
-    name = min(known, key=lambda name: makespan(problem, known[name]))
-    return name, known[name]
-
-
-def _one_after_another(problem: Problem) -> tuple[int, ...] | None:
-    """Every job after the one before it, micro-batch by micro-batch: holds the least memory; None if that fails."""
-    order = sorted(validate(problem), key=lambda index: problem.jobs[index].microbatch)
-    position = {index: place for place, index in enumerate(order)}
-    now = 0
-    starts = [0] * len(order)
-    ready = [0] * len(order)
-    if any(position[a] > position[b] for a, b, _ in problem.edges):
-        return None
-    after: list[list[tuple[int, int]]] = [[] for _ in order]
-    for before, successor, delay in problem.edges:
-        after[before].append((successor, delay))
-    for index in order:
-        starts[index] = now = max(now, ready[index])
-        now += problem.jobs[index].duration
-        for successor, delay in after[index]:
-            ready[successor] = max(ready[successor], now + delay)
-    try:
-        verify(problem, starts)
-    except ScheduleError:
-        return None
-    return tuple(starts)
-
-
 def _search(
     problem: Problem, starts: tuple[int, ...] | None, bound: Bound, effort: float, seed: int, left: float | None
 ) -> tuple[tuple[int, ...] | None, Bound, Status]:
@@ -132,26 +80,10 @@ def _search(
     )
     if outcome.infeasible:
         if starts is None:
-            raise InfeasiblePlan("no schedule fits the memory of the devices", *_limits(problem))
+            raise infeasible(problem)
         raise ScheduleError("the solver contradicts a verified schedule", hint="please report this problem")
     if outcome.bound > bound.value:
         bound = Bound(outcome.bound, "exact search", bound.binding)
     if outcome.starts is not None and (upper is None or makespan(problem, outcome.starts) < upper):
         starts = outcome.starts
     return starts, bound, "time_limit" if outcome.fused else "feasible"
-
-
-def _limits(problem: Problem) -> list[str]:
-    return [f"memory[{d}] = {units} units" for d, units in enumerate(problem.capacity) if units is not None]
-
-
-def _check_units(problem: Problem) -> None:
-    for job in problem.jobs:
-        capacity = problem.capacity[job.device]
-        if capacity is not None and job.acquire > capacity:
-            raise InfeasiblePlan(
-                f"no schedule fits the memory of device {job.device}",
-                f"{job} alone takes {job.acquire} units of {capacity}",
-                f"limits in conflict: memory[{job.device}]",
-                hint=f"at least {job.acquire} units on device {job.device}",
-            )
