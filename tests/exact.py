@@ -3,20 +3,103 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from superscaler.api import compile
+from superscaler.api import compile, compile_graphs
 from superscaler.ir.cluster import Cluster
 from superscaler.ir.plan import Plan
+from superscaler.plans import PlanScript, parse
 from superscaler.runtime.launch import launch
+from superscaler.trace import trace
 from superscaler.trace.promote import Float64Mode
-from superscaler.transforms.optimize import SGD, AdamW, Optimizer
+from superscaler.transforms.optimize import SGD, AdamW, Optimizer, with_optimizer
 
 STEPS = 3
+Loss = Callable[[Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What plain torch gives: the loss of each step, the gradients of the first, the state before and after all."""
+
+    losses: list[float]
+    gradients: dict[str, Tensor]
+    start: dict[str, Tensor]
+    parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+
+
+class Subject:
+    """A model with a batch, in float64, traced once: any number of plans are compared with one run of plain torch."""
+
+    def __init__(
+        self, model: nn.Module, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *,
+        loss: Loss | None = None,
+    ) -> None:  # fmt: skip
+        self.model = as_double(copy.deepcopy(model))
+        self.args = [as_double(a) for a in args]
+        self.kwargs = {name: as_double(a) for name, a in (kwargs or {}).items()}
+        self.loss = loss
+        self._expected: dict[Optimizer, Expected] = {}
+        self.traced = trace(self.model, self.args, self.kwargs, loss=loss, dtype="f64")
+
+    def compile(self, plan: PlanScript | str, devices: int, optimizer: Optimizer) -> Plan:
+        """The checked plan of a training step."""
+        aliases = {other: names[0] for names in self.traced.state.values() for other in names[1:]}
+        return compile_graphs(
+            {"train": with_optimizer(self.traced.graph, optimizer)},
+            Cluster.local(devices),
+            parse(plan) if isinstance(plan, str) else plan,
+            model={"name": type(self.model).__name__, "aliases": aliases},
+            settings={"seed": 0, "dtype": "f64", "lr": optimizer.lr, "optimizer": msgspec.to_builtins(optimizer)},
+        )
+
+    def expected(self, optimizer: Optimizer) -> Expected:
+        if optimizer not in self._expected:
+            self._expected[optimizer] = reference(self.model, self.args, self.kwargs, self.loss, optimizer)
+        return self._expected[optimizer]
+
+    def assert_exact(self, plan: PlanScript | str, devices: int, optimizer: Optimizer | None = None) -> Plan:
+        """Compile, check and run ``plan`` in one process; loss, gradients and state after 3 steps as plain torch's."""
+        optimizer = optimizer or SGD(lr=0.1)
+        compiled = self.compile(plan, devices, optimizer)
+        compare(compiled, self.model, self.args, self.kwargs, self.expected(optimizer), optimizer)
+        return compiled
+
+
+def assert_exact(
+    model: nn.Module,
+    args: Sequence[Any],
+    plan: Any,
+    devices: int,
+    *,
+    optimizer: Optimizer | None = None,
+    loss: Loss | None = None,
+    kwargs: dict[str, Any] | None = None,
+) -> Plan:
+    """The same by way of ``compile``, as a user calls it; its entry ``eval`` too."""
+    optimizer = optimizer or SGD(lr=0.1)
+    model = as_double(copy.deepcopy(model))
+    args, kwargs = [as_double(a) for a in args], {name: as_double(a) for name, a in (kwargs or {}).items()}
+    compiled = compile(
+        model, args, kwargs, cluster=Cluster.local(devices), plan=plan, loss=loss, optimizer=optimizer, dtype="f64"
+    )
+    compare(compiled, model, args, kwargs, reference(model, args, kwargs, loss, optimizer), optimizer)
+    return compiled
+
+
+def as_double(value: Any) -> Any:
+    """Floating-point tensors, alone or in a module's parameters, buffers and plain attributes, in float64."""
+    if isinstance(value, nn.Module):
+        for module in value.double().modules():
+            vars(module).update({n: as_double(v) for n, v in vars(module).items() if isinstance(v, Tensor)})
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def reference_optimizer(model: nn.Module, optimizer: Optimizer) -> torch.optim.Optimizer:
@@ -35,63 +118,58 @@ def reference_optimizer(model: nn.Module, optimizer: Optimizer) -> torch.optim.O
     )
 
 
-def as_double(value: Any) -> Any:
-    return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+def reference(
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], loss: Loss | None, optimizer: Optimizer
+) -> Expected:
+    """Three steps of plain torch on a copy of the model."""
+    model = copy.deepcopy(model).train()
+    stepper = reference_optimizer(model, optimizer)
+    start = {n: p.detach().clone() for n, p in model.named_parameters()}
+    losses: list[float] = []
+    gradients: dict[str, Tensor] = {}
+    for step in range(STEPS):
+        stepper.zero_grad()
+        with Float64Mode():
+            output = model(*args, **kwargs)
+            value = loss(output) if loss else getattr(output, "loss", output)
+            value.backward()
+        losses.append(value.item())
+        if step == 0:
+            gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        if optimizer.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), optimizer.clip_norm)
+        stepper.step()
+    parameters = {n: p.detach() for n, p in model.named_parameters()}
+    return Expected(losses, gradients, start, parameters, dict(model.named_buffers()))
 
 
-def assert_exact(
-    model: nn.Module,
-    args: Sequence[Any],
-    plan: Any,
-    devices: int,
-    *,
-    optimizer: Optimizer | None = None,
-    loss: Callable[[Any], torch.Tensor] | None = None,
-    kwargs: dict[str, Any] | None = None,
-) -> Plan:
-    """Compile, check and run ``plan`` in one process; loss, gradients and parameters after 3 steps as plain torch's."""
-    optimizer = optimizer or SGD(lr=0.1)
-    model = copy.deepcopy(model).double()
-    args, kwargs = [as_double(a) for a in args], {name: as_double(a) for name, a in (kwargs or {}).items()}
-    compiled = compile(
-        model, args, kwargs, cluster=Cluster.local(devices), plan=plan, loss=loss, optimizer=optimizer, dtype="f64"
-    )
-    expected = copy.deepcopy(model).train()
-    stepper = reference_optimizer(expected, optimizer)
-    start = {n: p.detach().clone() for n, p in expected.named_parameters()}
-    with launch(compiled, model, backend="inline") as job:
-        for step in range(STEPS):
-            stepper.zero_grad()
-            with Float64Mode():
-                output = expected(*args, **kwargs)
-                value = loss(output) if loss else getattr(output, "loss", output)
-                value.backward()
-            got = job.step(*args, **kwargs)
-            assert abs(got - value.item()) <= 1e-9 * max(1.0, abs(value.item())), f"loss of step {step}"
-            if step == 0:
-                compare_gradients(job.gradients(), expected)
-            if optimizer.clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_(expected.parameters(), optimizer.clip_norm)
-            stepper.step()
-        compare_parameters(job.state_dict(), expected, start, optimizer)
-    return compiled
-
-
-def compare_gradients(found: dict[str, torch.Tensor], expected: nn.Module) -> None:
-    norm = torch.stack([p.grad.norm() for p in expected.parameters() if p.grad is not None]).norm()
-    for name, parameter in expected.named_parameters():
-        if parameter.grad is None:
-            continue
-        error = (found[name] - parameter.grad).norm()
-        assert error <= 1e-9 * max(parameter.grad.norm(), 1e-6 * norm), f"gradient of {name}: off by {error:.3g}"
-
-
-def compare_parameters(
-    found: dict[str, torch.Tensor], expected: nn.Module, start: dict[str, torch.Tensor], optimizer: Optimizer
+def compare(
+    plan: Plan, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], expected: Expected, how: Optimizer
 ) -> None:
-    whole = torch.stack([p.norm() for p in start.values()]).norm()
-    for name, parameter in expected.named_parameters():
-        error = (found[name] - parameter.detach()).norm()
+    """Run the plan's training entry, and compare."""
+    with launch(plan, model, backend="inline") as job:
+        for step, loss in enumerate(expected.losses):
+            got = job.step(*args, **kwargs)
+            assert abs(got - loss) <= 1e-9 * max(1.0, abs(loss)), f"loss of step {step}: {got} instead of {loss}"
+            if step == 0:
+                compare_gradients(job.gradients(), expected.gradients)
+        state = job.state_dict()
+    compare_parameters(state, expected, how)
+    for name, buffer in expected.buffers.items():
+        assert name not in state or torch.allclose(state[name], buffer, rtol=1e-9, atol=1e-9), f"buffer {name}"
+
+
+def compare_gradients(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    norm = torch.stack([gradient.norm() for gradient in expected.values()]).norm()
+    for name, gradient in expected.items():
+        error = (found[name] - gradient).norm()
+        assert error <= 1e-9 * max(gradient.norm(), 1e-6 * norm), f"gradient of {name}: off by {error:.3g}"
+
+
+def compare_parameters(found: Mapping[str, Tensor], expected: Expected, optimizer: Optimizer) -> None:
+    whole = torch.stack([p.norm() for p in expected.start.values()]).norm()
+    for name, parameter in expected.parameters.items():
+        error = (found[name] - parameter).norm()
         if isinstance(optimizer, AdamW):
             allowed = 1e-7 * max(parameter.norm(), optimizer.lr * STEPS * parameter.numel() ** 0.5)
         else:
