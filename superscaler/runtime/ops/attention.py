@@ -78,7 +78,7 @@ def _masking(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, region: Re
 
 
 def _causal(queries: tuple[Interval, ...], keys: int, device: torch.device) -> Tensor:
-    rows = torch.cat([torch.arange(start, stop, device=device) for start, stop in queries])
+    rows = torch.cat([torch.arange(start, stop, device=device) for start, stop in queries or ((0, 0),)])
     return rows.unsqueeze(1) >= torch.arange(keys, device=device)
 
 
@@ -86,10 +86,15 @@ def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
+def _rows(x: Tensor, keys: Tensor) -> int:
+    """The rows of ``x`` (b h s …) that share one key head: those of all its query heads."""
+    return x.shape[1] * x.shape[2] // max(keys.shape[1], 1)
+
+
 def _scores(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
     """b h s t, in float32 at least; the query heads that share a key head are one matrix product."""
     b, h, s, d = q.shape
-    grouped = _wide(q).reshape(b, k.shape[1], -1, d)
+    grouped = _wide(q).reshape(b, k.shape[1], _rows(q, k), d)
     scores = torch.matmul(grouped, _wide(k).transpose(-1, -2)).mul_(scale).view(b, h, s, k.shape[2])
     if causal:
         mask = _causal(((0, s),), k.shape[2], q.device)
@@ -111,14 +116,16 @@ def _kept(p: float, key: int, seed: tuple[int, int], region: Region, keys: int, 
 def _heads(weights: Tensor, values: Tensor) -> Tensor:
     """weights (b h s t) times values (b g t e), per group of heads: b h s e."""
     b, h, s, t = weights.shape
-    return torch.matmul(weights.reshape(b, values.shape[1], -1, t), _wide(values)).view(b, h, s, values.shape[3])
+    grouped = weights.reshape(b, values.shape[1], _rows(weights, values), t)
+    return torch.matmul(grouped, _wide(values)).view(b, h, s, values.shape[3])
 
 
 def _to_keys(weights: Tensor, rows: Tensor, like: Tensor) -> Tensor:
     """weightsᵀ (b h t s) times rows (b h s e), summed over each group of heads: b g t e."""
     b, g = like.shape[:2]
-    grouped = weights.reshape(b, g, -1, weights.shape[3])
-    return torch.matmul(grouped.transpose(-1, -2), _wide(rows).reshape(b, g, -1, rows.shape[3]))
+    count = _rows(weights, like)
+    grouped = weights.reshape(b, g, count, weights.shape[3])
+    return torch.matmul(grouped.transpose(-1, -2), _wide(rows).reshape(b, g, count, rows.shape[3]))
 
 
 def _score_gradient(
@@ -128,7 +135,8 @@ def _score_gradient(
     """The weights (after dropout) and the gradient of the scores."""
     weights = _weights(_scores(q, k, mask, causal, scale), lse)
     b, h, s, _ = q.shape
-    dp = torch.matmul(_wide(g).reshape(b, k.shape[1], -1, g.shape[3]), _wide(v).transpose(-1, -2)).view(b, h, s, -1)
+    grouped = _wide(g).reshape(b, k.shape[1], _rows(g, k), g.shape[3])
+    dp = torch.matmul(grouped, _wide(v).transpose(-1, -2)).view(b, h, s, k.shape[2])
     dropped = weights
     if p:
         kept = _kept(p, key, seed, region, k.shape[2], q.device)
