@@ -20,7 +20,6 @@ from superscaler.ir.program import (
     Block,
     Buffer,
     Call,
-    Collect,
     Collective,
     Commit,
     Definition,
@@ -28,16 +27,13 @@ from superscaler.ir.program import (
     Item,
     Offload,
     Program,
-    Recv,
     Route,
     Row,
-    Send,
     Slice,
     Step,
     Value,
 )
 from superscaler.ir.rules.rule import Split
-from superscaler.transforms.reshard import route
 
 B, I, H, O = 8, 4, 6, 2  # noqa: E741
 CERTIFICATE = Certificate("feasible", 0, 0, 0.0, 0, "", "", 0, 0.0)
@@ -301,8 +297,4 @@ def tensor_parallel(microbatches: int = 2) -> Plan:
         gradients={"w1": gw1, "w2": gw2},
     )  # fmt: skip
     homes = {"w1": ("m", {"t": Shard(1, 2, 3)}), "w2": ("m", {"t": Shard(0, 2, 3)})}
-    return plan_of(
-        graph, space, (program,), definitions, homes, groupings=(Grouping(((0, 1),)),), microaxis="micro"
-    )
-
-
+    return plan_of(graph, space, (program,), definitions, homes, groupings=(Grouping(((0, 1),)),), microaxis="micro")

@@ -73,9 +73,9 @@ def injects(name: str, group: str, *named: str, bug: int = 0) -> Callable[[Gener
     return register
 
 
-def injected(plan: Plan, seed: int, each: int = 1) -> Iterator[tuple[FaultClass, Plan]]:
-    """Up to ``each`` faults of every class in a plan; equal ones are not repeated."""
-    for fault_class in CLASSES.values():
+def injected(plan: Plan, seed: int, each: int = 1, only: str = "") -> Iterator[tuple[FaultClass, Plan]]:
+    """Up to ``each`` faults of every class (or ``only`` one) in a plan; equal ones are not repeated."""
+    for fault_class in [CLASSES[only]] if only else CLASSES.values():
         rng = random.Random(f"{seed} {fault_class.name}")
         seen: list[Plan] = []
         for _ in range(each):

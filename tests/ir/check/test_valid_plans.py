@@ -1,0 +1,40 @@
+"""No false alarm: the check finds nothing wrong in plans that are right."""
+
+from __future__ import annotations
+
+import pytest
+from compiled import KINDS, compiled
+
+from superscaler.ir.check import check
+from superscaler.ir.plan import Plan
+from tests.ir.plans_by_hand import in_one_piece, tensor_parallel
+from tests.ir.plans_by_hand_more import BY_HAND
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind[0])
+def test_compiled_plans_are_proven(kind: tuple[str, int, bool]) -> None:
+    plan = compiled(*kind)
+    report = check(plan, strict=True)
+    assert set(report.entries) == {"train", "eval"}
+    assert report.tasks == sum(len(p.order) for e in plan.entries.values() for p in e.programs)
+    assert report.assumptions == ()
+
+
+@pytest.mark.parametrize("make", [in_one_piece, tensor_parallel, *BY_HAND], ids=lambda make: make.__name__)
+def test_plans_by_hand_are_proven(make) -> None:  # type: ignore[no-untyped-def]
+    check(make())
+
+
+@pytest.mark.parametrize("microbatches", [1, 2, 4, 8])
+def test_any_number_of_microbatches(microbatches: int) -> None:
+    report = check(tensor_parallel(microbatches))
+    assert report.entries["train"].communications == microbatches
+
+
+def test_the_report_says_what_was_proven() -> None:
+    plan: Plan = tensor_parallel()
+    report = check(plan)
+    assert report.entries["train"].roles == 1
+    # half of both weights, and the arena
+    assert report.entries["train"].memory == (4 * 3 + 3 * 2) * 4 + plan.entries["train"].programs[0].arena
+    assert "5 tasks" in str(report)
