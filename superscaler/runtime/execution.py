@@ -21,7 +21,7 @@ from superscaler.runtime.arena import Storage
 from superscaler.runtime.binding import Binding
 from superscaler.runtime.blocks import Code, Post
 from superscaler.runtime.comm import Comm, Handle
-from superscaler.runtime.hazards import Access, waits
+from superscaler.runtime.hazards import Access, receiving_early, waits
 from superscaler.runtime.resolve import Resolver
 from superscaler.runtime.steps import Context, Prepare, emit
 from superscaler.runtime.storage import at_of, places, reads, writes
@@ -32,8 +32,10 @@ Numbers = list[int] | memoryview  # the number of the item that was begun last s
 
 @dataclass(frozen=True)
 class Ready:
-    """One item, bound: ``function(registers, microbatch, table, seed)``, after ``waits``, before clearing ``drops``."""
+    """Item ``number``, bound: ``function(registers, microbatch, table, seed)``, after ``waits``, before clearing
+    ``drops``."""
 
+    number: int
     waits: tuple[int, ...]
     function: Callable[..., Any]
     microbatch: int
@@ -92,14 +94,17 @@ class Execution:
         order = self.program.order
         accesses = [self._access(item) for item in order]
         posted = [self.codes[item.block].posted for item in order]
-        due = waits(accesses, posted, self.spans)
-        self.pending_at_end = due[-1]
+        receives = [p and self.codes[item.block].block.kind == "recv" for p, item in zip(posted, order, strict=True)]
+        numbers = receiving_early(accesses, receives, posted, self.spans)
+        due = waits([accesses[n] for n in numbers], [posted[n] for n in numbers], self.spans)
         ready: list[Ready] = []
-        for item, wait in zip(order, due, strict=False):
+        for number, wait in zip(numbers, due, strict=False):
+            item = order[number]
             code = self.codes[item.block]
-            table = code.table(item.microbatch)
-            drops = self._drops(item)
-            ready.append(Ready(wait, code.function, item.microbatch, table, code.waits, code.posted, drops))
+            table, drops = code.table(item.microbatch), self._drops(item)
+            others = tuple(numbers[w] for w in wait)
+            ready.append(Ready(number, others, code.function, item.microbatch, table, code.waits, code.posted, drops))
+        self.pending_at_end = tuple(numbers[w] for w in due[-1])
         return ready
 
     def _access(self, item: Item) -> Access:
@@ -146,8 +151,8 @@ class Execution:
             r[self.binding.base[value]] = inputs[name]
         posts: dict[int, Post] = {}
         times, progress = self.times, self.progress
-        for number, item in enumerate(self.items):
-            progress[0] = number
+        for item in self.items:
+            progress[0] = number = item.number
             for other in item.waits:
                 yield from self._finish(other, posts)
             start = perf_counter_ns()

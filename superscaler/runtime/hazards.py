@@ -44,6 +44,28 @@ def waits(accesses: Sequence[Access], posted: Sequence[bool], spans: Mapping[int
     return found
 
 
+def receiving_early(
+    accesses: Sequence[Access], receives: Sequence[bool], posted: Sequence[bool], spans: Mapping[int, Bytes]
+) -> list[int]:
+    """The items in the order in which to begin them: a receive is posted before the computation that stands in front
+    of it, so that what arrives finds its place ready. Communications keep their order among themselves, and a
+    computation that touches the bytes of the receive stays in front of it."""
+    order: list[int] = []
+    for number, access in enumerate(accesses):
+        place = len(order)
+        if receives[number] and not access.reads:
+            pending = _Pending(number, access, [spans[r] for r in access.writes if r in spans])
+            while place and not posted[order[place - 1]] and not _touches(pending, accesses[order[place - 1]], spans):
+                place -= 1
+        order.insert(place, number)
+    return order
+
+
+def _touches(pending: _Pending, access: Access, spans: Mapping[int, Bytes]) -> bool:
+    everything = access.reads | access.writes
+    return _conflict(pending, Access(frozenset(), everything), spans) or bool(pending.access.writes & everything)
+
+
 def _conflict(pending: _Pending, access: Access, spans: Mapping[int, Bytes]) -> bool:
     before = pending.access
     if before.writes & (access.reads | access.writes) or before.reads & access.writes:

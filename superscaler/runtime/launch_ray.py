@@ -33,6 +33,7 @@ from superscaler.runtime.station import Outcome, Station, pack, unpack
 from superscaler.runtime.worker import WorkerOptions
 
 START = 180.0  # seconds for all workers to come up
+LOOK = 1.0  # seconds between two looks at which workers have failed
 GRACE = 4.0  # seconds in which the cause of a failure may show up behind its consequences
 INLINE = 64 << 10  # bytes of an input that go with the call itself
 STORE = 128 << 20  # bytes of the object store of a Ray that we start
@@ -159,15 +160,16 @@ class RayCrew:
         outcomes: dict[int, Outcome] = {}
         waiting = list(range(len(refs)))
         while waiting:
-            left = None if end is None else max(0.0, end - time.monotonic())
-            done, _ = ray.wait([refs[i] for i in waiting], num_returns=1, timeout=left)
-            if not done:
-                raise self._slow(method, waiting, limit)
-            index = refs.index(done[0])
-            waiting.remove(index)
-            outcomes[index] = self._outcome(index, done[0], entry)
-            if outcomes[index].error is not None:
+            # All at once is one call where nothing goes wrong; between looks, a failure has to wait this long.
+            done, _ = ray.wait([refs[i] for i in waiting], num_returns=len(waiting), timeout=LOOK)
+            for ref in done:
+                index = refs.index(ref)
+                waiting.remove(index)
+                outcomes[index] = self._outcome(index, ref, entry)
+            if any(o.error is not None for o in outcomes.values()):
                 raise self._cause(refs, waiting, outcomes, entry)
+            if waiting and end is not None and time.monotonic() > end:
+                raise self._slow(method, waiting, limit)
         return [outcomes[i].value for i in range(len(refs))]
 
     def _outcome(self, index: int, ref: Any, entry: str) -> Outcome:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from superscaler.runtime.hazards import Access, waits
+from superscaler.runtime.hazards import Access, receiving_early, waits
 
 
 def access(reads: str = "", writes: str = "") -> Access:
@@ -30,3 +30,15 @@ def test_bytes_of_the_arena_that_are_used_again() -> None:
 
 def test_a_send_of_what_is_still_arriving_waits() -> None:
     assert waits([access(writes="1"), access("1")], [True, True], {}) == [(), (0,), (1,)]
+
+
+def test_a_receive_is_posted_before_the_computation_in_front_of_it() -> None:
+    send, compute, recv, reader = access("1"), access("2", "3"), access(writes="4"), access("4", "5")
+    posted = [True, False, True, False]
+    assert receiving_early([send, compute, recv, reader], [False, False, True, False], posted, {}) == [0, 2, 1, 3]
+    # It stays behind another communication, and behind who uses its place.
+    assert receiving_early([compute, send, recv], [False, False, True], [False, True, True], {}) == [0, 1, 2]
+    user = access("4", "6")
+    assert receiving_early([user, recv], [False, True], [False, True], {}) == [0, 1]
+    spans = {2: (0, 64), 3: (64, 128), 4: (32, 96)}
+    assert receiving_early([compute, recv], [False, True], [False, True], spans) == [0, 1]
