@@ -19,6 +19,7 @@ from superscaler.ir.layout import Axis, Mesh, Space
 from superscaler.ir.plan import Entry, Plan, StateTensor
 from superscaler.ir.task import TaskGraph
 from superscaler.plans import Planner, PlanScript, parse, single
+from superscaler.scheduler.playground import schedule
 from superscaler.scheduler.simulate import simulate
 from superscaler.scheduler.tasks import schedule as schedule_tasks
 from superscaler.transforms.assemble import assemble, with_state
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
     from superscaler.runtime.job import Job
     from superscaler.runtime.launch import Backend, Weights
-    from superscaler.scheduler.certified import PipelineTimetable
-    from superscaler.scheduler.pipeline import PipelineProblem
 
 Model = TypeVar("Model")
 Progress = Callable[[str], None]
@@ -226,21 +225,6 @@ def launch(
         init_seed=init_seed,
         weights=weights,
     )
-
-
-def schedule(
-    problem: PipelineProblem, order: str = "solve", *, seed: int = 0, time_limit: float | None = None
-) -> PipelineTimetable:
-    """A pipeline's schedule with its certificate: the best one found (``"solve"``) or a named one.
-
-    ``time_limit``: a fuse in seconds; what it cuts says so. Raises :class:`InfeasiblePlan` if memory holds no schedule,
-    :class:`UsageError` for an unknown name.
-    """
-    from superscaler.scheduler.certified import named_pipeline, solve_pipeline
-
-    if order == "solve":
-        return solve_pipeline(problem, seed=seed, time_limit=time_limit)
-    return named_pipeline(problem, order)
 
 
 __all__ = ["check", "compile", "compile_graphs", "launch", "plan", "schedule", "simulate"]

@@ -38,7 +38,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Chart:
-    """A timeline. ``length`` in microseconds; ``curves``: memory over time, in bytes, and ``limit`` on it if known."""
+    """A timeline. ``length`` in microseconds, or in a ``unit`` of its own; ``curves``: memory over time, in bytes."""
 
     title: str
     subtitle: str
@@ -46,6 +46,7 @@ class Chart:
     bars: tuple[Bar, ...]
     length: float
     curves: tuple[Curve, ...] = ()
+    unit: str = ""
 
     @property
     def kinds(self) -> list[str]:
@@ -97,8 +98,11 @@ def spell(microseconds: float) -> str:
     return f"{microseconds:.3g} µs"
 
 
-def unit_of(length: float) -> tuple[str, float]:
-    """The unit in which an axis of ``length`` microseconds is best marked, and how many microseconds it is."""
+def unit_of(chart: Chart) -> tuple[str, float]:
+    """The unit in which the chart's axis is best marked, and how many microseconds it is."""
+    length = chart.length
+    if chart.unit:
+        return chart.unit, 1.0
     if length >= 2e6:
         return "s", 1e6
     return ("ms", 1e3) if length >= 2e3 else ("µs", 1.0)

@@ -37,7 +37,7 @@ def _figure(chart: Chart) -> Figure:
         left=0.115, right=0.985, top=1 - 0.72 / height, bottom=0.98 / height,
     )  # fmt: skip
     axes: Axes = figure.add_subplot(grid[0])
-    unit, scale = unit_of(chart.length)
+    unit, scale = unit_of(chart)
     _lanes(axes, chart, tops, depth, scale)
     last = axes
     if curves:
@@ -124,7 +124,7 @@ def _memory(axes: Axes, chart: Chart, scale: float) -> None:
     axes.tick_params(colors="#666666", labelsize=8, length=3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[:].set_color("#cccccc")
-    axes.legend(loc="upper left", bbox_to_anchor=(0.0, 1.0), fontsize=7, frameon=False, ncols=4)
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 0.96), fontsize=7.5, frameon=False, ncols=8)
 
 
 def _legend(figure: Figure, chart: Chart, height: float) -> None:

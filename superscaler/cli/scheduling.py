@@ -1,0 +1,91 @@
+"""``superscaler schedule``: a pipeline of stated costs, scheduled with a certificate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from superscaler.cli.console import Progress, print_json, writing
+
+if TYPE_CHECKING:
+    from superscaler.scheduler.certified import PipelineTimetable
+    from superscaler.scheduler.pipeline import PipelineProblem
+
+
+def schedule(
+    stages: Annotated[int, typer.Option(help="How many stages the model is cut into.")],
+    microbatches: Annotated[int, typer.Option(help="How many micro-batches a step has.")],
+    forward: Annotated[int, typer.Option(help="Cost of a forward, in ticks.")] = 10,
+    backward: Annotated[int, typer.Option(help="Cost of an input gradient.")] = 10,
+    weight: Annotated[int, typer.Option(help="Cost of a weight gradient.")] = 10,
+    comm: Annotated[int, typer.Option(help="Delay between stages on different devices.")] = 0,
+    max_activations: Annotated[int | None, typer.Option(help="Activations that a device can hold.")] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="By default one per stage; half as many with --placement v.")
+    ] = None,
+    placement: Annotated[str, typer.Option(help="linear, v or interleaved.")] = "linear",
+    order: Annotated[str, typer.Option(help="solve, or the name of a schedule.")] = "solve",
+    time_limit: Annotated[float | None, typer.Option(help="Seconds after which the best known one is taken.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same schedule.")] = 0,
+    costs: Annotated[
+        Path | None, typer.Option(help="JSON lists: forward, backward, weight per stage; speed per device.")
+    ] = None,
+    png: Annotated[Path | None, typer.Option(help="Write the timetable as a picture.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Schedule a pipeline: the device × time grid, and how far from the best possible it is at most."""
+    from superscaler.scheduler import playground
+    from superscaler.scheduler.pipeline import PipelineProblem
+
+    said = playground.read_costs(costs) if costs is not None else {}
+    problem = PipelineProblem(
+        stages,
+        microbatches,
+        said.get("forward", forward),
+        said.get("backward", backward),
+        said.get("weight", weight),
+        comm,
+        max_activations,
+        devices,
+        placement,
+        said.get("speed", ()),
+    )
+    with Progress() as progress:
+        progress(f"scheduling {stages} stages × {microbatches} micro-batches")
+        table = playground.schedule(problem, order=order, time_limit=time_limit, seed=seed)
+        if png is not None:
+            progress(f"drawing {png}")
+            _draw(problem, table, order, png)
+    if as_json:
+        print_json(playground.to_json(table))
+    else:
+        _print(table, png)
+
+
+def _draw(problem: PipelineProblem, table: PipelineTimetable, order: str, path: Path) -> None:
+    from superscaler.scheduler.playground import slots
+    from superscaler.viz.png import write_png
+    from superscaler.viz.timetable import chart
+
+    title = f"{order}: {problem.stages} stages, {problem.microbatches} micro-batches, {problem.placement} placement"
+    found = table.certificate
+    subtitle = (
+        f"{found.status}: {found.makespan} ticks, bound {found.bound} ({found.bound_source}), gap {found.gap:.2%}, "
+        f"bubble {table.bubble:.2%}"
+    )
+    with writing(path):
+        write_png(chart(slots(table), title=title, subtitle=subtitle), path)
+
+
+def _print(table: PipelineTimetable, png: Path | None) -> None:
+    from superscaler.scheduler.playground import slots
+    from superscaler.viz.grid import grid
+    from superscaler.viz.timetable import cells
+
+    print(grid(cells(slots(table)), width=160))
+    print(table.certificate)
+    print(f"bubble {table.bubble:.2%}")
+    if png is not None:
+        print(f"wrote {png}")
