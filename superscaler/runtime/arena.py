@@ -1,13 +1,27 @@
-"""A plain arena: one preallocated block of bytes, and views of it at the plan's offsets."""
+"""A worker's memory: its state and its arena, both in one pool of virtual memory under one budget."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from superscaler.errors import InfeasiblePlan
+from superscaler.ir.graph import ITEMSIZE
+from superscaler.ir.plan import Entry, Plan, StateTensor
+from superscaler.ir.region import Region
+from superscaler.runtime.binding import Binding, program_of
+from superscaler.runtime.memory import Arena, Pool
+from superscaler.runtime.ops import DTYPES
+
+ALIGNMENT = 64
+CHUNK = 2 << 20
+SMALL_CHUNK = 64 << 10  # on a host, for less than LARGE: whole large chunks would be mostly padding
+LARGE = 64 << 20
 
 
 class Storage(Protocol):
@@ -18,17 +32,116 @@ class Storage(Protocol):
         ...
 
 
-class Block:
-    """``size`` bytes on a device, allocated at once."""
+@dataclass(frozen=True)
+class Need:
+    """What one worker needs, in bytes. ``pool``: state and arena, each in whole chunks; ``beside``: inputs and the
+    largest workspace of a task, as the plan predicts it."""
 
-    def __init__(self, size: int, device: torch.device) -> None:
-        self.bytes = torch.empty(size, dtype=torch.uint8, device=device)
+    state: int
+    arena: int
+    chunk: int
+    beside: int
 
     @property
-    def size(self) -> int:
-        return self.bytes.numel()
+    def pool(self) -> int:
+        return sum(-(-max(size, 1) // self.chunk) * self.chunk for size in (self.state, self.arena))
+
+    @property
+    def total(self) -> int:
+        return self.pool + self.beside
+
+
+def need_of(plan: Plan, worker: int, device: torch.device) -> Need:
+    """What a worker needs for every entry of a plan."""
+    state = sum(_aligned(_bytes(t, region)) for t, region in regions_of(plan, worker).items())
+    programs = [p for entry in plan.entries.values() if (p := program_of(entry, worker)) is not None]
+    arena = max((p.arena for p in programs), default=0)
+    workspace = max((p.peak - p.arena - state for p in programs), default=0)
+    inputs = max((_inputs(plan, entry, worker) for entry in plan.entries.values()), default=0)
+    chunk = SMALL_CHUNK if device.type == "cpu" and state + arena < LARGE else CHUNK
+    return Need(state, arena, chunk, max(workspace, 0) + inputs)
+
+
+def check_budget(plan: Plan, memory: int, device: torch.device) -> None:
+    """Raise :class:`InfeasiblePlan` unless ``memory`` bytes are enough for each worker."""
+    needs = [need_of(plan, worker, device) for worker in range(plan.workers)]
+    worker, most = max(enumerate(needs), key=lambda n: n[1].total)
+    if most.total > memory:
+        raise InfeasiblePlan(
+            f"{memory:,} bytes per worker are too few for this plan: worker {worker} needs {most.total:,}",
+            f"state {most.state:,}, arena {most.arena:,}, in chunks of {most.chunk:,}; inputs and workspace of its "
+            f"largest task {most.beside:,}",
+            hint=f"memory={most.total} is the smallest that will do; more micro-batches or recompute need less",
+        )
+
+
+def regions_of(plan: Plan, worker: int) -> dict[StateTensor, Region]:
+    """The state tensors that a worker holds, and which part of each."""
+    found: dict[StateTensor, Region] = {}
+    for tensor in plan.state:
+        mesh = plan.space.mesh(tensor.layout.mesh)
+        if worker in mesh.devices:
+            found[tensor] = plan.space.region(tensor.shape, tensor.layout, mesh.coords(worker))
+    return found
+
+
+def _inputs(plan: Plan, entry: Entry, worker: int) -> int:
+    program = program_of(entry, worker)
+    if program is None:
+        return 0
+    binding = Binding(plan, entry, program, worker)
+    return sum(binding.local(v, {}).volume * binding.dtype(v).itemsize for v in program.inputs.values())
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _bytes(tensor: StateTensor, region: Region) -> int:
+    return region.volume * ITEMSIZE[tensor.dtype]
+
+
+class WorkerMemory:
+    """The pool of one worker, with its state, and its arena: the values that outlive a task, at the plan's offsets.
+
+    ``budget``: bytes that the worker may use in all; without one, the pool has what the plan needs and no more. Raises
+    :class:`OutOfMemory` where the machine has less.
+    """
+
+    def __init__(self, plan: Plan, worker: int, device: torch.device, budget: int | None = None) -> None:
+        self.need = need = need_of(plan, worker, device)
+        room = need.pool if budget is None else max(need.pool, budget - need.beside)
+        backend = "host" if device.type == "cpu" else "cuda"
+        self.pool = Pool(backend, room, need.chunk, name=f"worker {worker}")
+        try:
+            self._allocate(plan, worker)
+        except BaseException:
+            self.pool.close()
+            raise
+
+    def _allocate(self, plan: Plan, worker: int) -> None:
+        self.regions = regions_of(plan, worker)
+        self.store = Arena(self.pool, self.need.state, owner="state")
+        self.arena = Arena(self.pool, self.need.arena, owner="arena")
+        self.state: dict[str, Tensor] = {}
+        offset = 0
+        for tensor, region in self.regions.items():
+            self.state[tensor.name] = self.store.tensor(offset, region.shape, DTYPES[tensor.dtype])
+            offset += _aligned(_bytes(tensor, region))
 
     def view(self, offset: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """A tensor over the bytes at ``offset``."""
-        length = prod(shape) * dtype.itemsize
-        return self.bytes[offset : offset + length].view(dtype).view(tuple(shape))
+        """A tensor over the arena's bytes at ``offset``, which stay mapped until :meth:`close`: every run needs them
+        again."""
+        self.arena.acquire(offset, prod(shape) * dtype.itemsize)
+        return self.arena.view(offset, shape, dtype)
+
+    def populate(self) -> None:
+        """Have all of it backed by memory now, in huge pages where there are any: no page fault slows a step."""
+        if self.need.chunk == CHUNK:
+            self.store.populate()
+            self.arena.populate()
+
+    def close(self) -> None:
+        """Give everything back; tensors that are still held meet the guard."""
+        self.state.clear()
+        self.pool.close()

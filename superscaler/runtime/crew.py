@@ -42,9 +42,13 @@ class InlineCrew:
         self.size = plan.workers
         self.shared = plan.workers > 1
         self.exchange = Exchange()
-        self.workers: list[Worker] = [
-            make_worker(plan, i, InlineComm(self.exchange, i), options) for i in range(plan.workers)
-        ]
+        self.workers: list[Worker] = []
+        try:
+            for i in range(plan.workers):
+                self.workers.append(make_worker(plan, i, InlineComm(self.exchange, i), options))
+        except BaseException:
+            self.close()
+            raise
 
     def run(self, entry: str, inputs: Inputs, seed: tuple[int, int]) -> list[dict[str, float]]:
         try:
@@ -67,5 +71,6 @@ class InlineCrew:
             return [getattr(w, method)(*args) for w, args in zip(self.workers, arguments, strict=True)]
 
     def close(self) -> None:
-        self.workers = []
+        while self.workers:
+            self.workers.pop().close()
         self.exchange.clear()

@@ -92,12 +92,15 @@ class Job:
 
     def gradients(self) -> dict[str, Tensor]:
         """Parameter -> its gradient in the last step, before clipping, whole; tied parameters under one name."""
-        parts = self.local_gradients()
+        parts = self._gradients()
         graph = self.plan.entries["train"].graph
         return {n: self._whole(parts, n, graph.tensor[t].shape) for n, t in graph.gradients.items()}
 
     def local_gradients(self) -> Local:
         """Per worker: parameter -> the (region, tensor) parts that it holds of its gradient in the last step."""
+        return _own(self._gradients())
+
+    def _gradients(self) -> Local:
         if self._last != "train":
             raise UsageError("there are no gradients: the last run was no training step")
         return self._local("gradients", "train")
@@ -119,7 +122,7 @@ class Job:
         """Per worker: state tensor -> the (region, tensor) part that it holds."""
         names = [t.name for t in self.plan.state]
         found = self._working().call("parts", [(names,)] * self.plan.workers)
-        return [{name: [part] for name, part in parts.items()} for parts in found]
+        return _own([{name: [part] for name, part in parts.items()} for parts in found])
 
     def _state(self, names: list[str]) -> dict[str, Tensor]:
         shapes = {t.name: t.shape for t in self.plan.state}
@@ -192,3 +195,8 @@ class Job:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _own(parts: Local) -> Local:
+    """Copies: a worker's own memory changes with the next step, and goes with the job."""
+    return [{name: [(r, t.clone()) for r, t in held] for name, held in worker.items()} for worker in parts]

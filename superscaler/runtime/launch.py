@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from superscaler.errors import UsageError, did_you_mean
 from superscaler.ir.plan import Plan
 from superscaler.runtime import checkpoint
+from superscaler.runtime.arena import check_budget
 from superscaler.runtime.crew import Crew, InlineCrew
 from superscaler.runtime.initial import check_model, check_names, copied, draw_state, send_state
 from superscaler.runtime.job import Job
@@ -36,11 +37,12 @@ def launch(
 
     ``model``: its parameters and buffers are copied, it is never touched. ``weights``: a checkpoint or Hugging Face
     directory, or tensors by name, instead or on top. ``init_seed``: without either, where random weights start.
-    ``backend``: "ray" (an actor per worker) or "inline" (all workers in this process). ``memory``: bytes that a
-    worker's state and arena may take. ``compile``: run bodies through ``torch.compile``. ``timeout``: seconds that one
-    communication may take.
+    ``backend``: "ray" (an actor per worker) or "inline" (all workers in this process). ``memory``: bytes that
+    each worker may use: state, arena, inputs and the workspace of its largest task. ``compile``: run bodies through
+    ``torch.compile``. ``timeout``: seconds that one communication may take.
 
-    Raises :class:`PlanError` if the model is not the plan's, :class:`CheckpointError` if the weights are not,
+    Raises :class:`InfeasiblePlan` naming the smallest ``memory`` that will do if it is less, before anything runs;
+    :class:`PlanError` if the model is not the plan's, :class:`CheckpointError` if the weights are not,
     :class:`ClusterError` if there is less of a machine than the plan needs.
     """
     if backend not in ("ray", "inline"):
@@ -50,6 +52,8 @@ def launch(
     if needs and init_seed is None and not isinstance(weights, str | Path):
         raise UsageError(f"{needs[0]!r} has no initial content", hint="give the model, weights= or init_seed=")
     options = WorkerOptions("cuda" if torch.cuda.is_available() else "cpu", compile, memory, timeout)
+    if memory is not None:
+        check_budget(plan, memory, torch.device(options.device))
     crew = _crew(plan, backend, options)
     try:
         if needs and init_seed is not None:

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from superscaler.errors import SuperscalerError, WorkerError
-from superscaler.ir.plan import Plan, StateTensor
+from superscaler.ir.plan import Plan
 from superscaler.ir.region import Region
-from superscaler.runtime.arena import Block
+from superscaler.runtime.arena import WorkerMemory
 from superscaler.runtime.binding import program_of
 from superscaler.runtime.comm import Comm, Handle
 from superscaler.runtime.compiling import compiled, plain
 from superscaler.runtime.execution import Execution, Numbers
 from superscaler.runtime.files import read_region
 from superscaler.runtime.measuring import peak
-from superscaler.runtime.ops import DTYPES, set_device
+from superscaler.runtime.ops import set_device
 from superscaler.runtime.packing import packing
 from superscaler.runtime.steps import Prepare
 
@@ -47,31 +47,34 @@ class WorkerOptions:
 class Worker:
     """One worker of a plan."""
 
-    def __init__(self, plan: Plan, index: int, comm: Comm, *, device: torch.device, prepare: Prepare) -> None:
+    def __init__(
+        self, plan: Plan, index: int, comm: Comm, *, device: torch.device, prepare: Prepare, budget: int | None = None
+    ) -> None:
         self.plan = plan
         self.index = index
         self.device = device
-        self.state: dict[str, Tensor] = {}
         self.measuring = False
         self.workspace: int | None = None
-        self.regions: dict[str, Region] = {}
-        for tensor in plan.state:
-            self._allocate(tensor)
+        self.storage = WorkerMemory(plan, index, device, budget)
+        try:
+            self._prepare(comm, prepare)
+        except BaseException:
+            self.storage.close()
+            raise
+
+    def _prepare(self, comm: Comm, prepare: Prepare) -> None:
+        plan, storage, index = self.plan, self.storage, self.index
+        self.state = storage.state
+        self.regions = {tensor.name: region for tensor, region in storage.regions.items()}
         programs = {name: program_of(entry, index) for name, entry in plan.entries.items()}
-        self.arena = Block(max((p.arena for p in programs.values() if p is not None), default=0), device)
         self.entries: dict[str, Execution] = {
-            name: Execution(plan, plan.entries[name], program, index, comm, self.state, self.arena, device, prepare)
+            name: Execution(plan, plan.entries[name], program, index, comm, self.state, storage, self.device, prepare)
             for name, program in programs.items()
             if program is not None
         }
-
-    def _allocate(self, tensor: StateTensor) -> None:
-        mesh = self.plan.space.mesh(tensor.layout.mesh)
-        if self.index in mesh.devices:
-            region = self.plan.space.region(tensor.shape, tensor.layout, mesh.coords(self.index))
-            self.regions[tensor.name] = region
-            fill = 0.0 if isinstance(tensor.init, str) else tensor.init
-            self.state[tensor.name] = torch.full(region.shape, fill, dtype=DTYPES[tensor.dtype], device=self.device)
+        storage.populate()
+        for tensor in storage.regions:
+            self.state[tensor.name].fill_(0.0 if isinstance(tensor.init, str) else tensor.init)
 
     def run(self, entry: str, inputs: Mapping[str, Tensor], seed: tuple[int, int]) -> Generator[Handle, None, None]:
         """One run of an entry; yields what it waits for. Errors of ops name the worker and the task."""
@@ -156,13 +159,17 @@ class Worker:
         self.measuring = on
 
     def memory(self) -> dict[str, int]:
-        """Bytes: ``state``, ``arena``, ``planned`` (the plan's peak) and ``copied`` (what all bodies, run once, write
-        to the arena by copies); once measured, ``workspace`` (the most that a run had allocated beside them) and
-        ``peak``, the sum of the three."""
+        """Bytes: ``state``, ``arena`` (the end of its highest value), ``planned`` (the plan's peak), ``mapped`` (chunks
+        of both), ``physical`` (what the system has given for them so far) and ``copied`` (what all bodies, run once,
+        write to the arena by copies); once measured, ``workspace`` (the most that a run had allocated beside them) and
+        ``peak``, the sum of the state, arena and workspace."""
+        stats = self.storage.pool.stats()
         bodies = [body for e in self.entries.values() for body, _ in e.context.bodies.values()]
         found = {
             "state": sum(t.numel() * t.element_size() for t in self.state.values()),
-            "arena": self.arena.size,
+            "arena": self.storage.arena.peak,
+            "mapped": stats.mapped,
+            "physical": stats.physical,
             "planned": max((e.program.peak for e in self.entries.values()), default=0),
             "copied": sum(body.copied for body in bodies),
         }
@@ -170,6 +177,11 @@ class Worker:
             found["workspace"] = self.workspace
             found["peak"] = found["state"] + found["arena"] + self.workspace
         return found
+
+    def close(self) -> None:
+        """Give all memory back to the system."""
+        self.entries.clear()
+        self.storage.close()
 
 
 def make_worker(plan: Plan, index: int, comm: Comm, options: WorkerOptions) -> Worker:
@@ -179,4 +191,5 @@ def make_worker(plan: Plan, index: int, comm: Comm, options: WorkerOptions) -> W
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     with torch.no_grad():
-        return Worker(plan, index, comm, device=device, prepare=compiled if options.compile else plain)
+        prepare = compiled if options.compile else plain
+        return Worker(plan, index, comm, device=device, prepare=prepare, budget=options.memory)
