@@ -104,6 +104,15 @@ def _from_script(text: str, microbatches: int | None) -> PlanScript:
     return script
 
 
+def stated(script: PlanScript, text: str, microbatches: int | None) -> str:
+    """The plan in full, as ``--plan`` would take it: what auto chose, with what other options said."""
+    if isinstance(script, Auto) and script.chosen is not None:
+        return script.chosen.name
+    if microbatches is None or "microbatches=" in text:
+        return text
+    return f"{text}{',' if ':' in text.rpartition('+')[2] else ':'}microbatches={microbatches}"
+
+
 def uses_all(text: str, asked: int | None, used: int) -> None:
     """Raises :class:`PlanError` if a named plan leaves devices idle that were asked for."""
     if asked is None or used == asked or ".py:" in text:

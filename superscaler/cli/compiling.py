@@ -69,7 +69,7 @@ def compile_plan(
         choices.uses_all(plan, devices, made.workers)
         tried: list[Trial] = getattr(script, "tried", [])
         made.model["source"] = request.recorded()
-        made.settings["plan"] = script.chosen.name if isinstance(script, choices.Auto) and script.chosen else plan
+        made.settings["plan"] = choices.stated(script, plan, microbatches)
         file = output or choices.default_file(model)
         progress(f"writing {file}")
         made.save(file)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from superscaler.cli.console import Progress, clean_stdout, print_json
+from superscaler.cli.console import Progress, clean_stdout, print_json, writing
 from superscaler.errors import UsageError
 from superscaler.ir.cluster import GIB
 
@@ -36,6 +36,9 @@ def run(
     backend: Annotated[Literal["ray", "inline"], typer.Option(help="An actor per worker, or one process.")] = "ray",
     lr: Annotated[float | None, typer.Option(help="The learning rate, instead of the plan's.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Write a checkpoint here after the last step.")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write the times of the last step's tasks, for `show --trace`.")
+    ] = None,
     memory: Annotated[float | None, typer.Option(help="GiB of state and arena that a worker may take.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -46,6 +49,7 @@ def run(
         raise UsageError(f"--steps is {steps}", hint="1 or more")
     from superscaler.api import launch, simulate
     from superscaler.ir.plan import Plan
+    from superscaler.scheduler.measured import trace_of, write_trace
 
     with Progress() as progress, clean_stdout(as_json):
         progress(f"reading and checking {file}")
@@ -60,6 +64,9 @@ def run(
         losses, seconds = _steps(job, islice(batches, steps), lr, said=not as_json)
         if checkpoint is not None:
             job.save_checkpoint(checkpoint)
+        if trace is not None:
+            with writing(trace):
+                write_trace(trace_of("train", plan.workers, job.trace()), trace)
     predicted = simulate(plan).seconds
     typical = statistics.median(seconds) if seconds else 0.0
     if as_json:

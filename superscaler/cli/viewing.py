@@ -47,20 +47,27 @@ def show(
     file: File,
     html: Annotated[Path | None, typer.Option(help="Write the timeline as one HTML page.")] = None,
     png: Annotated[Path | None, typer.Option(help="Write the timeline as a picture.")] = None,
-    perfetto: Annotated[Path | None, typer.Option(help="Write the timeline as a trace for ui.perfetto.dev.")] = None,
+    perfetto: Annotated[
+        Path | None, typer.Option(help="Write the timeline (with --trace: the measured one) for ui.perfetto.dev.")
+    ] = None,
     entry: Annotated[str | None, typer.Option(help="The entry to draw; train by default.")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Draw what `run --trace` measured below what was predicted.")
+    ] = None,
 ) -> None:
     """Say what a plan consists of, or draw its timeline: one row per worker and lane."""
+    from superscaler.scheduler.measured import measured, read_trace
     from superscaler.scheduler.simulate import simulate as predict
 
     plan = _load(file)
-    timeline = predict(plan, entry)
+    ran = measured(plan, read_trace(trace)) if trace is not None else None
+    timeline = predict(plan, entry if ran is None else ran.entry)
     with Progress() as progress:
         for path, draw in ((html, _draw_html), (png, _draw_png), (perfetto, _draw_perfetto)):
             if path is not None:
                 progress(f"drawing {path}")
                 with writing(path):
-                    draw(plan, timeline, path)
+                    draw(plan, timeline, ran, path)
     written = [str(path) for path in (html, png, perfetto) if path is not None]
     if written:
         print("\n".join(f"wrote {path}" for path in written))
@@ -163,21 +170,21 @@ def _title(plan: Plan) -> str:
     return f"{plan.model.get('name', 'a model')}: {made}" if made else str(plan.model.get("name", "a model"))
 
 
-def _draw_html(plan: Plan, timeline: Timeline, path: Path) -> None:
+def _draw_html(plan: Plan, timeline: Timeline, ran: Timeline | None, path: Path) -> None:
     from superscaler.viz.html import write_html
     from superscaler.viz.plan_timeline import chart
 
-    write_html(chart(timeline, title=_title(plan)), path)
+    write_html(chart(timeline, title=_title(plan), beside=ran), path)
 
 
-def _draw_png(plan: Plan, timeline: Timeline, path: Path) -> None:
+def _draw_png(plan: Plan, timeline: Timeline, ran: Timeline | None, path: Path) -> None:
     from superscaler.viz.plan_timeline import chart
     from superscaler.viz.png import write_png
 
-    write_png(chart(timeline, title=_title(plan)), path)
+    write_png(chart(timeline, title=_title(plan), beside=ran), path)
 
 
-def _draw_perfetto(plan: Plan, timeline: Timeline, path: Path) -> None:
+def _draw_perfetto(plan: Plan, timeline: Timeline, ran: Timeline | None, path: Path) -> None:
     from superscaler.viz.perfetto import write_perfetto
 
-    write_perfetto(timeline, path)
+    write_perfetto(ran or timeline, path)

@@ -8,30 +8,49 @@ from superscaler.scheduler.timeline import RoleTimeline, Span, Timeline
 from superscaler.viz.chart import Bar, Chart, Curve, Row, lanes_of, spell
 
 MOST = 32  # workers that have rows of their own; beyond that, workers of one role share them
+MEASURED = "measured"
 
 
-def chart(timeline: Timeline, *, title: str = "") -> Chart:
-    """The chart of a simulated entry. Workers of one role share rows if there are more than 32 workers."""
+def chart(timeline: Timeline, *, title: str = "", beside: Timeline | None = None) -> Chart:
+    """The chart of a simulated entry. Workers of one role share rows if there are more than 32 workers.
+
+    ``beside``: the same entry as it was measured, drawn below each worker's predicted rows.
+    """
     rows: list[Row] = []
     bars: list[Bar] = []
-    for group, role in _groups(timeline):
-        lanes = lanes_of(span.lane for span in role.spans)
-        place = {lane: len(rows) + i for i, lane in enumerate(lanes)}
-        rows += [Row(group, lane, 1.0 if lane == "compute" else 0.45) for lane in lanes]
-        bars += [_bar(place[span.lane], span) for span in role.spans if span.end > span.start]
-    subtitle = (
-        f"{timeline.entry}: {spell(timeline.makespan)} a step, bubble {timeline.bubble:.1%}, "
-        f"peak {bytes_text(timeline.peak)}, {timeline.workers} workers in {len(timeline.roles)} roles"
-    )
+    for group, worker, role in _groups(timeline):
+        _add(rows, bars, group, role, "")
+        if beside is not None:
+            _add(rows, bars, group, beside.role_of(worker), MEASURED)
     curves = tuple(_curve(timeline, role) for role in timeline.roles)
-    return Chart(title, subtitle, tuple(rows), tuple(bars), timeline.makespan, curves)
+    length = max(timeline.makespan, beside.makespan if beside is not None else 0)
+    return Chart(title, _subtitle(timeline, beside), tuple(rows), tuple(bars), length, curves)
 
 
-def _groups(timeline: Timeline) -> list[tuple[str, RoleTimeline]]:
+def _add(rows: list[Row], bars: list[Bar], group: str, role: RoleTimeline, prefix: str) -> None:
+    lanes = lanes_of(span.lane for span in role.spans)
+    place = {lane: len(rows) + i for i, lane in enumerate(lanes)}
+    for lane in lanes:
+        name = f"{prefix} {lane}" if prefix and lane != "compute" else prefix or lane
+        rows.append(Row(group, name, 1.0 if lane == "compute" else 0.45))
+    bars += [_bar(place[span.lane], span) for span in role.spans if span.end > span.start]
+
+
+def _subtitle(timeline: Timeline, beside: Timeline | None) -> str:
+    ran = f", measured {spell(beside.makespan)} (bubble {beside.bubble:.1%})" if beside is not None else ""
+    return (
+        f"{timeline.entry}: {spell(timeline.makespan)} a step{' predicted' if ran else ''}, "
+        f"bubble {timeline.bubble:.1%}{ran}, peak {bytes_text(timeline.peak)}, "
+        f"{timeline.workers} workers in {len(timeline.roles)} roles"
+    )
+
+
+def _groups(timeline: Timeline) -> list[tuple[str, int, RoleTimeline]]:
+    """The groups of rows: name, a worker, its role."""
     if timeline.workers > MOST:
-        return [(workers_text(role.workers), role) for role in timeline.roles]
+        return [(workers_text(role.workers), role.workers[0], role) for role in timeline.roles]
     found = {worker: role for role in timeline.roles for worker in role.workers}
-    return [(f"worker {worker}", found[worker]) for worker in sorted(found)]
+    return [(f"worker {worker}", worker, found[worker]) for worker in sorted(found)]
 
 
 def _bar(row: int, span: Span) -> Bar:

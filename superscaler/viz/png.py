@@ -85,7 +85,7 @@ def _lanes(axes: Axes, chart: Chart, tops: list[float], depth: float, scale: flo
 
 
 def _row_labels(chart: Chart) -> list[str]:
-    return [row.group if row.lane == "compute" else row.lane for row in chart.rows]
+    return [row.group if row.lane == "compute" else row.lane.removeprefix("measured ") for row in chart.rows]
 
 
 def _bars(axes: Axes, chart: Chart, tops: list[float], scale: float, kind: str, *, critical: bool) -> None:
