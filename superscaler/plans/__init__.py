@@ -11,11 +11,14 @@ from typing import Any
 
 from superscaler.errors import UsageError, did_you_mean
 from superscaler.plans.co_shard import co_shard
+from superscaler.plans.dap import dap
 from superscaler.plans.data_parallel import data_parallel
+from superscaler.plans.interlaced import interlaced
 from superscaler.plans.megatron import megatron
 from superscaler.plans.pipeline import pipeline
 from superscaler.plans.planner import Parts, Planner, PlanScript, Stage
 from superscaler.plans.recompute import recompute
+from superscaler.plans.three_f_one_b import three_f_one_b
 from superscaler.plans.zero import zero
 
 PLANS: dict[str, Callable[..., PlanScript]] = {
@@ -25,6 +28,9 @@ PLANS: dict[str, Callable[..., PlanScript]] = {
     "recompute": recompute,
     "zero": zero,
     "co_shard": co_shard,
+    "interlaced": interlaced,
+    "three_f_one_b": three_f_one_b,
+    "dap": dap,
 }
 
 
@@ -83,11 +89,14 @@ __all__ = [
     "Planner",
     "Stage",
     "co_shard",
+    "dap",
     "data_parallel",
+    "interlaced",
     "megatron",
     "parse",
     "pipeline",
     "recompute",
     "single",
+    "three_f_one_b",
     "zero",
 ]

@@ -134,6 +134,29 @@ class Planner:
                 todo += producer.inputs
         return False
 
+    def passes(self) -> int:
+        """How many times the layers of the model run per batch: more than once if it recycles."""
+        times: dict[tuple[str, str, tuple[str, ...]], int] = {}
+        for op in self._forward:
+            parameters = tuple(n for n in op.inputs if self.graph.tensor[n].kind == "parameter")
+            if parameters and any(part.isdigit() for part in op.module.split(".")):
+                key = (op.module, op.target, parameters)
+                times[key] = times.get(key, 0) + 1
+        return max(sorted(times.values())[len(times) // 2 :], default=1) if times else 1
+
+    def after(self, op: Op) -> list[Op]:
+        """The forward ops that depend on ``op``."""
+        tainted, found = set(op.outputs), list[Op]()
+        for each in self._forward:
+            if any(name in tainted for name in each.inputs):
+                tainted.update(each.outputs)
+                found.append(each)
+        return found
+
+    def leads_to_loss(self, op: Op) -> bool:
+        """Whether only the loss reads what ``op`` makes, views and sums with a bias apart."""
+        return all(self.family(each) in ("loss", "view", "pointwise", "reduction") for each in self.after(op))
+
     def of_family(self, family: str) -> list[Op]:
         """The forward ops of a rule family; none is no error."""
         return [op for op in self._forward if self.family(op) == family]
@@ -162,6 +185,36 @@ class Planner:
         runs = cut(self.graph, self._forward, count, self._cost)
         self._stages = [Stage(self, i, tuple(run)) for i, run in enumerate(runs)]
         return self._stages
+
+    def cut(self, *groups: Iterable[Op]) -> list[Stage]:
+        """Stages of the given forward ops each, in order; every forward op belongs to one."""
+        self._stages = [Stage(self, i, tuple(group)) for i, group in enumerate(groups)]
+        missing = {op.name for op in self._forward} - {op.name for stage in self._stages for op in stage.ops}
+        if missing:
+            raise PlanError(f"{len(missing)} forward ops belong to no stage, {min(missing)} among them")
+        return self._stages
+
+    def runs(self, ops: Sequence[Op], count: int) -> list[list[Op]]:
+        """``ops`` in ``count`` consecutive runs of about equal cost, cut where little crosses."""
+        return cut(self.graph, list(ops), count, self._cost)
+
+    def layer_runs(self, count: int) -> list[list[Op]]:
+        """The forward ops in ``count`` runs of layers of about equal cost; a layer that runs again is in one run."""
+        layers: dict[str, list[Op]] = {}
+        for op in self._forward:
+            layers.setdefault(_layer(op), []).append(op)
+        if len(layers) < count:
+            raise PlanError(f"the model has {len(layers)} layers, too few for {count} stages")
+        groups, costs = list(layers.values()), [sum(map(self._cost, ops)) for ops in layers.values()]
+        runs: list[list[Op]] = [[] for _ in range(count)]
+        total, before, stage = sum(costs), 0.0, 0
+        for i, (group, cost) in enumerate(zip(groups, costs, strict=True)):
+            full = runs[stage] and before + cost / 2 > total * (stage + 1) / count
+            if stage < count - 1 and (full or len(groups) - i <= count - 1 - stage):
+                stage += 1
+            runs[stage] += group
+            before += cost
+        return runs
 
     def _cost(self, op: Op) -> float:
         if op.target.startswith("superscaler.sleep"):
@@ -438,13 +491,18 @@ def _digit_of(size: int, ways: int, done: int = 1) -> tuple[int, int]:
     return size, 1
 
 
+def _layer(op: Op) -> str:
+    """The layer an op belongs to: its module path up to the first number, or all of it if there is none."""
+    parts = op.module.split(".")
+    numbered = next((i for i, p in enumerate(parts) if p.isdigit()), None)
+    return ".".join(parts[: numbered + 1]) if numbered is not None else op.module
+
+
 def _layers(ops: Sequence[Op]) -> list[list[Op]]:
-    """Runs of ops of the same layer: of the same module path up to its first number."""
+    """Runs of ops of the same layer."""
     runs: list[tuple[str, list[Op]]] = []
     for op in ops:
-        parts = op.module.split(".")
-        numbered = next((i for i, p in enumerate(parts) if p.isdigit()), None)
-        key = ".".join(parts[: numbered + 1]) if numbered is not None else parts[0]
+        key = _layer(op)
         if runs and runs[-1][0] == key:
             runs[-1][1].append(op)
         else:

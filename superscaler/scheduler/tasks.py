@@ -10,7 +10,7 @@ from superscaler.ir.plan import Certificate
 from superscaler.ir.program import Collective, Commit, Recv, Send
 from superscaler.ir.schedule import Schedule, Slot
 from superscaler.scheduler import constructive
-from superscaler.scheduler.bounds import closed_form
+from superscaler.scheduler.bounds import closed_form, heads_and_tails
 from superscaler.scheduler.cost import held_bytes, move_seconds, op_seconds, slowest
 from superscaler.scheduler.listing import list_schedule
 from superscaler.scheduler.problem import Job, Problem, makespan, topological_order
@@ -44,7 +44,11 @@ def schedule(lowered: Lowered, cluster: Cluster, *, time_limit: float | None = N
     problem = Problem(tuple(tasks.jobs), tuple(tasks.edges), (None,) * _classes(tasks))
     name = lowered.tasks.order
     baseline_name = "1f1b" if name == "solve" else name
-    starts = list_schedule(problem, _orders(tasks, baseline_name))
+    woven = _woven(tasks)
+    if woven:
+        starts, baseline_name = list_schedule(problem, _weave(problem)), "woven 1f1b"
+    else:
+        starts = list_schedule(problem, _orders(tasks, baseline_name))
     if name == "solve":
         table = solve(problem, seed=lowered.tasks.seed, time_limit=time_limit, hint=starts)
         found, starts = table.certificate, table.starts
@@ -61,6 +65,29 @@ def schedule(lowered: Lowered, cluster: Cluster, *, time_limit: float | None = N
     ]
     slots = _with_their_sends(tasks, slots)
     return Schedule(tuple(sorted(slots, key=lambda s: (s.start, s.end, s.block))), certificate)
+
+
+def _woven(tasks: _Tasks) -> bool:
+    """Whether a device takes part in several stages: no published order says in which turn."""
+    stages = [tuple(tasks.classes[mesh]) for mesh in dict.fromkeys(tasks.lowered.tasks.stages)]
+    members = [c for found in stages for c in found]
+    return len(members) != len(set(members)) and tasks.lowered.tasks.microbatches > 1
+
+
+def _weave(problem: Problem) -> list[float]:
+    """Priorities for stages that share devices: what frees memory goes first, then earlier micro-batches.
+
+    A forward counts as late as the micro-batches that may be in flight before it, so that as many are as a 1F1B
+    pipeline holds.
+    """
+    heads, _ = heads_and_tails(problem)
+    depth = max(job.stage for job in problem.jobs) + 1
+    order = {"backward": 0, "weight": 0}
+    longest = max(heads) + 1
+    return [
+        (job.microbatch - (depth if job.kind in order else 0)) * longest + heads[i]
+        for i, job in enumerate(problem.jobs)
+    ]
 
 
 def _with_their_sends(tasks: _Tasks, slots: list[Slot]) -> list[Slot]:
@@ -138,11 +165,18 @@ def _job(tasks: _Tasks, key: Key, body: Body, duration: int, j: int) -> Job:
     classes = tasks.classes[key.mesh]
     if body.lane == "compute":
         lanes = tuple((c, "compute") for c in classes)
+        if key.kind == "forward" and body.over and key.level < _last_pass(tasks):
+            return Job(classes[0], f"forward{key.level + 1}", key.stage, j, duration, lanes)
     elif key.kind == "recv":
         return Job(classes[0], "recv", key.stage, j, 0, ())
     else:
         lanes = tuple((c, f"{key.kind}:{key.tag.rpartition('>')[2]}") for c in classes)
     return Job(classes[0], key.kind, key.stage, j, duration, lanes)
+
+
+def _last_pass(tasks: _Tasks) -> int:
+    """The number of the forward pass that has a gradient; passes before it are recycling."""
+    return max((key.level for key in tasks.keys if key.kind == "forward"), default=0)
 
 
 def _connect(tasks: _Tasks, first: dict[int, int], count: int) -> None:
@@ -222,7 +256,7 @@ def _orders(tasks: _Tasks, name: str) -> dict[tuple[int, str], list[int]]:
     def position(i: int) -> tuple[int, float, int]:
         job = tasks.jobs[i]
         when = after.get(job.kind, 1 if tasks.lowered.bodies[tasks.keys[tasks.at[i][0][0]]].over else 0)
-        if job.kind in MICROBATCHED and when == 0:
+        if (job.kind in MICROBATCHED or job.kind.startswith("forward")) and when == 0:
             when = 1
         return when, rank.get((job.kind, job.stage, job.microbatch), 0.0) if when == 1 else 0.0, topological[i]
 
@@ -237,7 +271,8 @@ def _ranks(tasks: _Tasks, name: str) -> dict[tuple[str, int, int], float]:
     devices = len({tuple(c) for c in tasks.classes.values()})
     schedule_ = constructive.find(name)
     placement = "linear" if stages == devices or "v" not in schedule_.placements else schedule_.placements[0]
-    shape = constructive.Shape(stages, stages if placement == "linear" else devices, count, placement)
+    wide = stages if placement == "linear" else devices
+    shape = constructive.Shape(stages, wide, count, placement, max(1, schedule_.passes))
     found: dict[tuple[str, int, int], float] = {}
     for steps in constructive.orders(name, shape):
         for position, (kind, stage, j) in enumerate(steps):

@@ -146,7 +146,8 @@ class _Role:
 
     def _block(self, key: Key) -> Block:
         body = self.lowered.bodies[key]
-        stage = key.stage if key.stage >= 0 else self.lowered.tasks.stages.index(key.mesh)
+        stages = self.lowered.tasks.stages
+        stage = key.stage if key.stage >= 0 else stages.index(key.mesh) if key.mesh in stages else 0
         name = f"{key.kind}{stage}" + (f".{key.level}" if key.level else "") + (f":{key.tag}" if key.tag else "")
         steps = tuple(self._renumber(step) for step in self.steps[key])
         return Block(name, key.kind, key.mesh, steps, body.over, body.lane, stage)
@@ -163,7 +164,7 @@ class _Role:
             case Send():
                 return msgspec.structs.replace(step, src=v(step.src))
             case Recv():
-                local = v(step.local) if step.local >= 0 else -1
+                local = v(step.local) if step.local >= 0 and self._mine(step.local) else -1
                 return msgspec.structs.replace(step, dst=v(step.dst), local=local)
             case Commit():
                 return msgspec.structs.replace(step, src=v(step.src), state=v(step.state))

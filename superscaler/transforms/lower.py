@@ -172,12 +172,13 @@ class Lowering:
         return self._turned[key]
 
     def _levels(self) -> dict[str, int]:
-        """Segments of the step's own blocks: an op whose input comes from another mesh stands in a later segment."""
+        """Segments of each stage's blocks: a later pass through the stages (recycling), or, of what runs once per step,
+        what comes after an exchange with another mesh."""
         level: dict[str, int] = {}
         for op in self.graph.ops:
             placed = self.tasks.placed[op.name]
             meshes = self.meshes_of(placed)
-            level[op.name] = 0
+            level[op.name] = self._pass_of(op, placed, level) if placed.over else 0
             if placed.over:
                 continue
             for name in op.inputs:
@@ -188,6 +189,21 @@ class Lowering:
                 joint = producer.phase == "optimizer" and producer.target == "superscaler.add_n"
                 level[op.name] = max(level[op.name], level[producer.name] + (foreign or joint))
         return level
+
+    def _pass_of(self, op: Op, placed: Placement, level: dict[str, int]) -> int:
+        """How often the stages have been left at their end and entered again on the way to ``op``."""
+        found = 0
+        for name in op.inputs:
+            producer = self.graph.producer.get(name)
+            if producer is None or producer.phase != op.phase:
+                continue
+            before = self.tasks.placed[producer.name]
+            if not before.over or len({*before.stages}) != 1 or len({*placed.stages}) != 1:
+                continue
+            here, there = min(placed.stages), min(before.stages)
+            back = there < here if op.phase == "backward" else here < there
+            found = max(found, level[producer.name] + back)
+        return found
 
     def meshes_of(self, placed: Placement) -> list[str]:
         return [self.tasks.stages[s] for s in placed.stages]
@@ -455,9 +471,12 @@ class Lowering:
         """Whether something that is not split over the turns reads a tensor, views apart."""
         if tensor in self._results:
             return True
+        producer = self.graph.producer[tensor]
+        state = _along(producer, axis, self.tasks, output=True, index=producer.outputs.index(tensor))
         for op in self.graph.consumers[tensor]:
-            if all(a != axis for a, _ in self.tasks.placed[op.name].splits):
-                return True
+            for i, name in enumerate(op.inputs):
+                if name == tensor and _along(op, axis, self.tasks, output=False, index=i) != state:
+                    return True
             if op.target in FREE and any(self._read_whole(out, axis) for out in op.outputs):
                 return True
         return False
@@ -541,21 +560,25 @@ class Lowering:
 
     def _transfer(self, number: int, path: Route, origin: Key, body: Body) -> int:
         value = self.values[number]
+        arrived = self.value(value.tensor, path.destination, value.over)
+        recv = self.carry(number, arrived, path, (origin, body.key), value.over)
+        self.made.setdefault((value.tensor, body.key.mesh), []).append((arrived, recv))
+        return arrived
+
+    def carry(self, number: int, arrived: int, path: Route, ends: tuple[Key, Key], over: tuple[str, ...]) -> Key:
+        """Send a value along a route, from the block ``ends[0]`` to ``ends[1]``; the key of the receiving task."""
         if path not in self.routes:
             self.routes.append(path)
         which, comm = self.routes.index(path), self.comm()
-        stage = origin.stage if value.over else -1
-        tag = f"{value.tensor}>{body.key.mesh}"
-        send = self.body(Key("send", stage, value.layout.mesh, origin.level, tag), value.over, "comm")
-        recv = self.body(
-            Key("recv", body.key.stage if value.over else -1, body.key.mesh, origin.level, tag), value.over, "comm"
-        )
-        arrived = self.value(value.tensor, path.destination, value.over)
-        self.made.setdefault((value.tensor, body.key.mesh), []).append((arrived, recv.key))
-        shared = set(self.space.mesh(value.layout.mesh).devices) & set(self.space.mesh(body.key.mesh).devices)
+        origin, target = ends
+        source = self.values[number].layout.mesh
+        tag = f"{path.tensor}>{target.mesh}"
+        send = self.body(Key("send", origin.stage if over else -1, source, origin.level, tag), over, "comm")
+        recv = self.body(Key("recv", target.stage if over else -1, target.mesh, origin.level, tag), over, "comm")
+        shared = set(self.space.mesh(source).devices) & set(self.space.mesh(target.mesh).devices)
         send.steps.append(Send(number, which, comm))
         recv.steps.append(Recv(arrived, which, comm, number if shared else -1))
-        return arrived
+        return recv.key
 
 
 def _when(placed: Placement) -> int:
@@ -610,22 +633,28 @@ def _runs(ops: list[Op], tasks: TaskGraph) -> Iterator[list[Op]]:
         yield run
 
 
+def _along(op: Op, axis: str, tasks: TaskGraph, *, output: bool, index: int) -> State | None:
+    """The state along an axis of an op's input or output number ``index``."""
+    split = next((s for a, s in tasks.placed[op.name].splits if a == axis), None)
+    return split_state(rule_for(op, tasks.graph), split, output=output, index=index) if split is not None else None
+
+
 def _reads_whole(op: Op, axis: str, made: set[str], tasks: TaskGraph) -> bool:
-    """Whether an op reads, through a view that is not split over the turns, what they are still making."""
+    """Whether an op reads otherwise than turn by turn, views apart, what a run of turns is still making."""
 
-    def reads(tensor: str, whole: bool) -> bool:
-        if tensor in made:
-            return whole
+    def reads(tensor: str, need: State | None) -> bool:
         producer = tasks.graph.producer.get(tensor)
-        if producer is None or producer.target not in FREE:
+        if producer is None or (tensor not in made and producer.target not in FREE):
             return False
-        whole = whole or all(a != axis for a, _ in tasks.placed[producer.name].splits)
-        return any(reads(name, whole) for name in producer.inputs)
+        have = _along(producer, axis, tasks, output=True, index=producer.outputs.index(tensor))
+        if tensor in made:
+            return need != have
+        return any(
+            reads(name, _along(producer, axis, tasks, output=False, index=i) if need == have else None)
+            for i, name in enumerate(producer.inputs)
+        )
 
-    splits = tasks.placed[op.name].splits
-    rule = rule_for(op, tasks.graph)
-    split = next(s for a, s in splits if a == axis)
-    return any(reads(name, split_state(rule, split, output=False, index=i) is None) for i, name in enumerate(op.inputs))
+    return any(reads(name, _along(op, axis, tasks, output=False, index=i)) for i, name in enumerate(op.inputs))
 
 
 def _block(op: Op, tasks: TaskGraph) -> tuple[object, ...]:
@@ -646,7 +675,7 @@ def _finish(work: Lowering) -> Lowered:
         gradients[name] = work.need(tensor, _settled(work, tensor, body), body)
     for name, tensor in graph.updates.items():
         home = tasks.homes[name]
-        body = _closing(work, tensor, home.mesh)
+        body = _appending(work, tensor) if graph.tensor[name].kind == "cache" else _closing(work, tensor, home.mesh)
         if name not in work.state:
             work.need(name, home, body)
         work.bodies[body.key].steps.append(Commit(work.need(tensor, home, body), work.state[name]))
@@ -657,6 +686,15 @@ def _finish(work: Lowering) -> Lowered:
         tasks, work.values, work.bodies, work.groupings, work.routes, work.inputs, work.state, outputs, gradients,
         work.comms,
     )  # fmt: skip
+
+
+def _appending(work: Lowering, tensor: str) -> Body:
+    """The block that makes the new content of a cache: committed there, it is written in place."""
+    op = work.graph.producer[tensor]
+    placed = work.tasks.placed[op.name]
+    if placed.over:
+        raise PlanError(f"{op.name}: a cache cannot be filled micro-batch by micro-batch", hint="microbatches=1")
+    return work.body(work.key_of(op, work.meshes_of(placed)[0]), ())
 
 
 def _closing(work: Lowering, tensor: str, mesh: str | None = None) -> Body:
@@ -696,10 +734,14 @@ def total_over_meshes(work: Lowering, op: Op, placed: Placement) -> None:
     world = _world(work, placed)
     totals: dict[str, int] = {}
     level = work.level[op.name]
+    overlapping = _overlapping(work, placed)
     for mesh in dict.fromkeys(_mesh_of(work, name) for name in op.inputs):
         body = work.body(Key(placed.kind, -1, mesh, level), ())
         terms = [i for i, name in enumerate(op.inputs) if _mesh_of(work, name) == mesh]
         totals[mesh] = _mesh_total(work, op, mesh, terms, body)
+    if overlapping:
+        _total_by_transfer(work, op, world, totals, level)
+        return
     axes = work.space.mesh(world).axes
     group, comm = work.grouping(world, axes), work.comm()
     result = work.value(op.outputs[0], Layout(world), ())
@@ -710,6 +752,36 @@ def total_over_meshes(work: Lowering, op: Op, placed: Placement) -> None:
         body = work.body(Key("collective", -1, mesh, level, op.outputs[0]), ())
         body.steps.append(Collective("all_reduce", total, result, axes, group, comm))
         work.made.setdefault((op.outputs[0], world), []).append((result, body.key))
+
+
+def _overlapping(work: Lowering, placed: Placement) -> bool:
+    """Whether a device belongs to several of the meshes that take part."""
+    meshes = dict.fromkeys(work.tasks.stages[s] for s in placed.stages)
+    devices = [d for m in meshes for d in work.space.mesh(m).devices]
+    return len(devices) != len(set(devices))
+
+
+def _total_by_transfer(work: Lowering, op: Op, world: str, totals: dict[str, int], level: int) -> None:
+    """Complete each mesh's total by itself, bring it to all devices, and add them up there."""
+    tensor, target = op.outputs[0], Layout(world)
+    body = work.body(Key("optimizer", -1, world, level + 1), ())
+    whole = work.value(tensor, target, ())
+    for mesh, total in totals.items():
+        source = work.body(Key("optimizer", -1, mesh, level), ())
+        value = work.values[total]
+        complete = total
+        if value.layout.partial:
+            complete = work.value(tensor, Layout(mesh), (), value.terms)
+            group = work.grouping(mesh, value.layout.partial)
+            source.steps.append(Collective("all_reduce", total, complete, value.layout.partial, group, work.comm()))
+        path = route(work.space, tensor, (), Layout(mesh), target)
+        arrived = work.value(tensor, target, (), value.terms)
+        if all(p.source == p.destination for p in path.pieces):
+            body.steps.append(Slice(complete, arrived))
+        else:
+            work.carry(complete, arrived, path, (source.key, body.key), ())
+        body.steps.append(Accumulate(arrived, whole))
+    work.made.setdefault((tensor, world), []).append((whole, body.key))
 
 
 def _mesh_of(work: Lowering, tensor: str) -> str:
