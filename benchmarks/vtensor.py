@@ -11,22 +11,31 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import os
 import platform
 import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 
+import superscaler as ss
+from superscaler import models
 from superscaler.errors import OutOfMemory
+from superscaler.ir.plan import Plan
+from superscaler.runtime.arena import need_of, regions_of
+from superscaler.runtime.job import Job
 from superscaler.runtime.memory import Arena, Pool
+from superscaler.runtime.ops import DTYPES
 from superscaler.runtime.serving.kv_cache import KVCache, KVSequence
 from superscaler.runtime.serving.kv_layout import KVLayout
 
@@ -502,6 +511,75 @@ def activations(arena: Arena, nbytes: int, width: int) -> None:
     arena.release(0, nbytes)
 
 
+class PlainMemory:
+    """What a worker had without virtual memory: tensors of torch's allocator, and views of one for the arena."""
+
+    def __init__(self, plan: Plan, worker: int, device: torch.device, budget: int | None = None) -> None:
+        self.regions = regions_of(plan, worker)
+        self.state = {t.name: torch.empty(r.shape, dtype=DTYPES[t.dtype]) for t, r in self.regions.items()}
+        self.caches: dict[str, object] = {}
+        self.bytes = torch.empty(need_of(plan, worker, device).arena, dtype=torch.uint8)
+
+    def view(self, offset: int, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        size = math.prod(shape) * dtype.itemsize
+        return self.bytes[offset : offset + size].view(dtype).view(tuple(shape))
+
+    def populate(self) -> None:
+        self.bytes.zero_()
+
+    def close(self) -> None:
+        self.state.clear()
+
+
+def tax(rounds: int = 24) -> Iterator[Result]:
+    """Training steps of the demo: workers' state and arena in vTensors, against plain memory; then the budget."""
+    torch.manual_seed(0)
+    model, example = models.build("gpt", "demo")
+    optimizer = ss.AdamW(lr=1e-3, clip_norm=1.0)
+    batch = example(16)
+    plan_name = "megatron:tensor=2,pipeline=2,microbatches=4"
+    plan = ss.compile(model, batch, cluster=ss.Cluster.local(4), plan=plan_name, optimizer=optimizer, evaluate=False)
+    with mock.patch("superscaler.runtime.worker.WorkerMemory", PlainMemory):
+        plain = ss.launch(plan, model, backend="inline")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with plain, ss.launch(plan, model, backend="inline") as ours:
+        ratios, before, after = compare(lambda: train(plain, batch), lambda: train(ours, batch), rounds)
+        slower = statistics.median(ratios)
+        text = f"{slower:.3f} ({after * 1e3:.0f} ms against {before * 1e3:.0f})"
+        yield Result("tax", "demo's step, vTensor / plain arena", "≤ 1.02", text, slower <= 1.02)
+        memory = ours.memory()
+        same = all(
+            m["arena"] <= program.arena <= m["arena"] + 64
+            for program in plan.entries["train"].programs
+            for m in (memory[w] for w in program.workers)
+        )
+        text = ", ".join(f"{m['arena'] / MIB:.2f}" for m in memory)
+        yield Result("tax", "arena as planned = as measured, MiB", "yes", f"{'yes' if same else 'no'} ({text})", same)
+    torch.set_num_threads(threads)
+    yield from within_budget()
+
+
+def within_budget() -> Iterator[Result]:
+    """One worker under the smallest budget that its plan allows: its measured peak."""
+    model, example = models.build("gpt", "demo")
+    batch = example(16)
+    optimizer = ss.AdamW(lr=1e-3, clip_norm=1.0)
+    plan = ss.compile(
+        model, batch, cluster=ss.Cluster.local(1), plan="megatron:microbatches=4", optimizer=optimizer, evaluate=False
+    )
+    smallest = need_of(plan, 0, torch.device("cpu")).total
+    with ss.launch(plan, model, backend="inline", memory=smallest) as job:
+        (memory,) = job.measure_memory(**batch) if isinstance(batch, dict) else job.measure_memory(*batch)
+    peak, met = memory["mapped"] + memory["workspace"], memory["mapped"] + memory["workspace"] <= smallest
+    text = f"{peak / MIB:.1f} of {smallest / MIB:.1f} (workspace {memory['workspace'] / MIB:.1f})"
+    yield Result("tax", "measured peak within --memory, MiB", "≤ budget", text, met)
+
+
+def train(job: Job, batch: Any) -> float:
+    return job.step(**batch) if isinstance(batch, dict) else job.step(*batch)
+
+
 def safety(operations: int = 1_000_000) -> Iterator[Result]:
     """Random operations against a shadow model, failures injected at every system call (see tests/runtime/memory)."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "runtime" / "memory"))
@@ -527,6 +605,7 @@ ROWS: dict[str, Callable[[], Iterator[Result]]] = {
     "fragmentation": fragmentation,
     "kernels": kernels,
     "budget": budget,
+    "tax": tax,
     "safety": safety,
 }
 
