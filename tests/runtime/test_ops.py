@@ -288,15 +288,17 @@ def test_forms_in_place_overwrite_the_state_they_name(target: str) -> None:
     torch.manual_seed(0)
     one = torch.tensor(1.0, dtype=torch.float64)
     p, g, m, v = randn(4), randn(4), randn(4), randn(4).abs()
-    args = (
-        [p, g, m, v, one, one, None, 0.9, 0.9, 1e-8, 0.1]
-        if "adamw" in target
-        else [p, g, one, None, m, 0.9, 0, False, 0]
-    )
+    given: dict[str, list[Any]] = {
+        "superscaler.adamw": [p, g, m, v, one, one, None, 0.9, 0.9, 1e-8, 0.1],
+        "superscaler.sgd": [p, g, one, None, m, 0.9, 0, False, 0],
+        "superscaler.cache_append": [randn(6, 2, 3, 4), randn(2, 3, 1, 4), torch.tensor(2)],
+    }
+    args = given[target]
     expected = function(target)(*[a.clone() if isinstance(a, Tensor) else a for a in args])
     form, places = INPLACE[target]
     found = form(*args)
-    for number, (got, whole) in enumerate(zip(found, expected, strict=True)):
+    outs = [[x] if isinstance(x, Tensor) else x for x in (found, expected)]
+    for number, (got, whole) in enumerate(zip(*outs, strict=True)):
         assert got is args[places[number]]
         assert torch.equal(got, whole)
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from superscaler.ir.region import Interval, Region
+from superscaler.ir.region import Region, Span
 from superscaler.runtime.ops import fused
 from superscaler.runtime.ops.random import keep_mask
 
@@ -68,16 +68,17 @@ def _masking(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, region: Re
     """Causality as a flag where the queries start at the first one, else as (part of) a mask."""
     if not causal:
         return False, mask
-    queries = region[2] if len(region) == 4 else ((0, q.shape[2]),)
-    if mask is None and len(queries) <= 1 and (not queries or queries[0][0] == 0):
+    rows = region[-2] if len(region) > 1 else Span()
+    queries = rows if rows.size == q.shape[2] else Span.full(q.shape[2])  # a mask of one row: all queries are here
+    if mask is None and queries.contiguous and queries.start == 0:
         return True, None
-    allowed = _causal(tuple(queries), k.shape[2], q.device)
+    allowed = _causal(queries, k.shape[2], q.device)
     if mask is None or mask.dtype == torch.bool:
         return False, allowed if mask is None else mask & allowed
     return False, mask.masked_fill(~allowed, float("-inf"))
 
 
-def _causal(queries: tuple[Interval, ...], keys: int, device: torch.device) -> Tensor:
+def _causal(queries: Span, keys: int, device: torch.device) -> Tensor:
     rows = torch.cat([torch.arange(start, stop, device=device) for start, stop in queries or ((0, 0),)])
     return rows.unsqueeze(1) >= torch.arange(keys, device=device)
 
@@ -97,7 +98,7 @@ def _scores(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, scale: floa
     grouped = _wide(q).reshape(b, k.shape[1], _rows(q, k), d)
     scores = torch.matmul(grouped, _wide(k).transpose(-1, -2)).mul_(scale).view(b, h, s, k.shape[2])
     if causal:
-        mask = _causal(((0, s),), k.shape[2], q.device)
+        mask = _causal(Span.full(s), k.shape[2], q.device)
     if mask is None:
         return scores
     return scores.masked_fill_(~mask, float("-inf")) if mask.dtype == torch.bool else scores.add_(mask)

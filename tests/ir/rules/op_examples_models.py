@@ -20,7 +20,7 @@ def layer_norm(draw: Draw, target: str) -> Case:
 
 def _statistics(x: torch.Tensor, tail: int, count: int) -> list[torch.Tensor]:
     dims = tuple(range(x.ndim - tail, x.ndim))
-    rstd = 1 / (x.var(dims, correction=0, keepdim=True) + 1e-5).sqrt()
+    rstd = 1 / (x.var(dims, correction=0, keepdim=True) + 0.1).sqrt()
     return [x.mean(dims, keepdim=True), rstd] if count == 2 else [rstd]
 
 
@@ -86,6 +86,18 @@ def attention(draw: Draw, target: str) -> Case:
     inputs = [reals(draw, b, h * r, s, e), q, k, v, out.contiguous(), lse, *inputs[3:]]
     outs = [tuple(inputs[-1].shape)] if learned else [tuple(x.shape) for x in (q, k, v)]
     return Case(target, inputs, (*_numbers(len(inputs)), causal, scale, p, *placed), outs, exact=False)
+
+
+@example("superscaler.cache_append", "superscaler.cached_attention")
+def caching(draw: Draw, target: str) -> Case:
+    b, h, r, s, d, e = (size(draw, 3), size(draw, 3), size(draw, 2), size(draw, 3), size(draw, 4), size(draw, 4))
+    t = s + size(draw, 5)
+    start = torch.tensor(draw(st.integers(0, t - s)))
+    keys = reals(draw, t, b, h, d)
+    if target.endswith("append"):
+        return Case(target, [keys, reals(draw, b, h, s, d), start], ("$0", "$1", "$2"))
+    q, values = reals(draw, b, h * r, s, d), reals(draw, t, b, h, e)
+    return Case(target, [q, keys, values, start], ("$0", "$1", "$2", "$3", 0.5), exact=False)
 
 
 def _numbers(count: int) -> tuple[str, ...]:

@@ -24,13 +24,28 @@ def test_every_target_has_an_example() -> None:
     assert sorted(set(specs()) - set(EXAMPLES)) == []
 
 
+def check_parts(target: str, data: st.DataObject) -> None:
+    case: Case = EXAMPLES[target](data.draw, target)
+    splits, space = data.draw(splittings(case.rule))
+    compare(case, run_split(case, splits, space))
+
+
 @pytest.mark.parametrize("target", sorted(specs()))
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_parts_recombine(target: str, data: st.DataObject) -> None:
-    case: Case = EXAMPLES[target](data.draw, target)
-    splits, space = data.draw(splittings(case.rule))
-    compare(case, run_split(case, splits, space))
+    check_parts(target, data)
+
+
+INTRICATE = ("attention", "convolution", "embedding", "gather", "index", "reshape", "scatter", "norm", "cat", "entropy")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [t for t in sorted(specs()) if any(name in t for name in INTRICATE)])
+@settings(max_examples=500, deadline=None)
+@given(data=st.data())
+def test_parts_of_intricate_ops_recombine(target: str, data: st.DataObject) -> None:
+    check_parts(target, data)
 
 
 def _lies(case: Case, text: str, linear: tuple[tuple[int, ...], ...] = ()) -> Case:
