@@ -40,6 +40,7 @@ def _queue(role: Role, comms: Mapping[int, Sequence[int]]) -> list[Meet]:
     """The posts of a role in order; sending and receiving parts of one transfer, posted in a row, are one post."""
     queue: list[Meet] = []
     for item in role.program.order:
+        role.scope.spend(len(comms[item.block]))
         for comm in comms[item.block]:
             post = (comm, item.microbatch, 0)
             if not queue or queue[-1] != post:

@@ -10,4 +10,5 @@ WAYS = 1 << 17
 INTERVALS = 1 << 16  # of one region along one dim
 TERMS = 1 << 16  # of one sum over time and addends
 DEPTH = 8  # of an op's nested arguments
-WORK = 1 << 26  # intervals looked at in one check
+INTERVALS_SEEN = 1 << 23  # of all regions that one entry's check looks at
+ACTIONS = 1 << 25  # reads, writes, releases and posts of all tasks of one entry

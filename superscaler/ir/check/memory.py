@@ -77,7 +77,9 @@ def _check_apart(role: Role, bodies: Bodies, history: History) -> None:
     deaths: list[list[Placed]] = [[] for _ in range(tasks + 1)]
     placed = _Placement(role, bodies, history)
     for kin, microbatch, born, died in history.lives:
-        for where in placed.of(kin, microbatch):
+        instances_of = placed.of(kin, microbatch)
+        role.scope.spend(len(instances_of))
+        for where in instances_of:
             births[born].append(where)
             deaths[died].append(where)
     live: list[Placed] = []

@@ -119,13 +119,15 @@ class _Play:
 
     def _item(self, number: int, item: Item) -> None:
         body = self.done[item.block]
+        events = self.events[item.block]
+        self.role.scope.spend(1 + len(events) + (len(self.frees[item.frees]) if item.frees >= 0 else 0))
         if self.history.commits and not self.history.commits.keys().isdisjoint(body.reads):
             state = min(self.history.commits.keys() & body.reads)
             raise self._wrong(
                 "stale read", f"{self.role.value_text(state)} is read after task {self.history.commits[state]} "
                 "committed its new content", item, right="all reads of the old content before the commit",
             )  # fmt: skip
-        for act, kin, bits, moves in self.events[item.block]:
+        for act, kin, bits, moves in events:
             key = self._key(kin, item)
             if act == Act.READ:
                 self._read(key, number, item)

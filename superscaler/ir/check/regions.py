@@ -22,7 +22,7 @@ class Regions:
 
     def spend(self, amount: int) -> None:
         self.work += amount
-        if self.work > limits.WORK:
+        if self.work > limits.INTERVALS_SEEN:
             raise fault(
                 "too large", "the regions of this plan are too many to be proven",
                 right="fewer pieces per route, or splits of dims rather than of their digits",

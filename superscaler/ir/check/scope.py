@@ -7,12 +7,13 @@ from functools import cached_property
 from typing import Any
 
 from superscaler.errors import SplitError
+from superscaler.ir.check import limits
 from superscaler.ir.check.fault import Place, fault
 from superscaler.ir.entry import Contents, Entry
 from superscaler.ir.graph import Graph, Op
 from superscaler.ir.layout import Space
 from superscaler.ir.program import Block, Offload, Program, Recv, Send, Step
-from superscaler.ir.rules import rule_for
+from superscaler.ir.rules import has_rule, rule_for
 from superscaler.ir.rules.rule import Rule
 
 Terms = frozenset[int] | None  # the numbers of the inputs of an add_n that a sum has; None: all
@@ -40,6 +41,7 @@ class Scope:
         self.microbatches = entry.microbatches
         self.roles: list[Role] = []
         self.role_of: dict[int, Role] = {}
+        self.actions = 0
         self._rules: dict[int, Rule] = {}
         self._texts: dict[int, str] = {}
         self._origins: dict[tuple[object, ...], int] = {}
@@ -51,6 +53,12 @@ class Scope:
 
     def place(self, **where: Any) -> Place:
         return Place(self.name, **where)
+
+    def spend(self, actions: int) -> None:
+        """Count what tasks do; raises when it is more than any honest plan's do."""
+        self.actions += actions
+        if self.actions > limits.ACTIONS:
+            raise fault("too large", f"the tasks do more than {limits.ACTIONS:,} things", self.place())
 
     def rule(self, index: int) -> Rule:
         """The rule of the Graph's op number ``index``. Nothing without a rule may be in a plan."""
@@ -64,7 +72,8 @@ class Scope:
         try:
             return rule_for(op, self.graph)
         except SplitError as e:
-            raise fault("no rule", e.what, self.place(), *e.details, right=e.hint) from e
+            kind = "malformed plan" if has_rule(op.target) else "no rule"
+            raise fault(kind, e.what, self.place(), *e.details, right=e.hint) from e
         except RecursionError as e:
             raise fault("malformed plan", f"the arguments of op {op.name} are nested too deeply", self.place()) from e
         except Exception as e:  # a builder meets arguments that no trace emits: the file is at fault, not the rule
