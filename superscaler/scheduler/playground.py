@@ -12,6 +12,8 @@ from superscaler.scheduler.certified import PipelineTimetable, named_pipeline, s
 from superscaler.scheduler.pipeline import COMM, COMPUTE, KINDS, PipelineProblem, hops
 
 SOLVE = "solve"
+Slot = dict[str, int | str]
+"""device, lane, kind, stage, microbatch, start, end"""
 _COSTS = (*KINDS, "speed")
 
 
@@ -67,7 +69,7 @@ def to_json(table: PipelineTimetable) -> dict[str, Any]:
     }
 
 
-def slots(table: PipelineTimetable) -> Iterator[dict[str, int | str]]:
+def slots(table: PipelineTimetable) -> Iterator[Slot]:
     """Every task and send, with device, lane, kind, stage, microbatch, start and end."""
     problem, shape = table.problem, table.problem.shape
     for kind, rows in zip(KINDS, table.starts, strict=True):
@@ -86,7 +88,7 @@ def slots(table: PipelineTimetable) -> Iterator[dict[str, int | str]]:
         yield from _sends(table)
 
 
-def _sends(table: PipelineTimetable) -> Iterator[dict[str, int | str]]:
+def _sends(table: PipelineTimetable) -> Iterator[Slot]:
     problem, shape = table.problem, table.problem.shape
     for kind, stage, to in hops(problem):
         row, duration = table.starts[KINDS.index(kind)][stage], problem.durations(kind)[stage]
