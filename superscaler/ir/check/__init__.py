@@ -20,11 +20,12 @@ from time import perf_counter
 
 from superscaler.ir.check.bodies import Bodies, Body, Meeting
 from superscaler.ir.check.capacity import state_bytes
-from superscaler.ir.check.communication import check_matching, check_meetings
 from superscaler.ir.check.deadlock import check_deadlock
 from superscaler.ir.check.fault import Fault, FaultKind, Place, fault
 from superscaler.ir.check.graphs import check_graph
 from superscaler.ir.check.lanes import check_certificate, check_ends, check_lanes
+from superscaler.ir.check.matching import check_matching
+from superscaler.ir.check.meetings import check_meetings
 from superscaler.ir.check.memory import check_memory
 from superscaler.ir.check.ops import Ops
 from superscaler.ir.check.order import History, check_order
