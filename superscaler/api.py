@@ -124,7 +124,7 @@ def compile_graphs(
         if name != "train":
             said.recompute = frozenset()
             said.order, said.split_weight = "gpipe", False
-        tasks = _on_same_homes(place(graph, said), placed.get("train"))
+        tasks = _on_same_homes(place(graph, said), next(iter(placed.values()), None))
         placed[name] = tasks
         lowered = lower(tasks)
         progress(f"scheduling {name}")
@@ -148,11 +148,11 @@ def _script(given: PlanScript | str | None) -> PlanScript:
     return parse(given) if isinstance(given, str) else given
 
 
-def _on_same_homes(tasks: TaskGraph, train: TaskGraph | None) -> TaskGraph:
-    """State lies where training keeps it, whatever the entry."""
-    if train is None:
+def _on_same_homes(tasks: TaskGraph, first: TaskGraph | None) -> TaskGraph:
+    """State lies where the first entry (training) keeps it, whatever the entry."""
+    if first is None:
         return tasks
-    homes = {n: train.homes[n] if n in train.homes and _is_state(tasks, n) else h for n, h in tasks.homes.items()}
+    homes = {n: first.homes[n] if n in first.homes and _is_state(tasks, n) else h for n, h in tasks.homes.items()}
     return msgspec.structs.replace(tasks, homes=homes)
 
 

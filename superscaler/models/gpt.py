@@ -143,9 +143,10 @@ class GPT(nn.Module):
         if config.tied:
             self.head.weight = self.embedding.weight
 
-    def logits(self, ids: Tensor) -> Tensor:
-        """Scores of the next token: [batch, seq] -> [batch, seq, vocab]."""
-        positions = torch.arange(ids.shape[1], device=ids.device)
+    def logits(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Scores of the next token: [batch, seq] -> [batch, seq, vocab]. ``positions``: of the tokens (0, 1, …)."""
+        if positions is None:
+            positions = torch.arange(ids.shape[1], device=ids.device)
         x = self.dropout(self.embedding(ids) + self.positions(positions))
         for block in self.blocks:
             x = block(x)

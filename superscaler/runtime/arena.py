@@ -1,4 +1,4 @@
-"""A worker's memory: its state and its arena, both in one pool of virtual memory under one budget."""
+"""A worker's memory: its state, arena and caches, all in one pool of virtual memory under one budget."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from superscaler.ir.graph import ITEMSIZE
 from superscaler.ir.plan import Entry, Plan, StateTensor
 from superscaler.ir.region import Region
 from superscaler.runtime.binding import Binding, program_of
-from superscaler.runtime.memory import Arena, Pool
+from superscaler.runtime.memory import Arena, Pool, VTensor
 from superscaler.runtime.ops import DTYPES
 
 ALIGNMENT = 64
@@ -34,17 +34,19 @@ class Storage(Protocol):
 
 @dataclass(frozen=True)
 class Need:
-    """What one worker needs, in bytes. ``pool``: state and arena, each in whole chunks; ``beside``: inputs and the
-    largest workspace of a task, as the plan predicts it."""
+    """What one worker needs, in bytes. ``caches``: when they are full. ``pool``: all of these, each in whole chunks.
+    ``beside``: inputs and the largest workspace of a task, as the plan predicts it."""
 
     state: int
     arena: int
+    caches: tuple[int, ...]
     chunk: int
     beside: int
 
     @property
     def pool(self) -> int:
-        return sum(-(-max(size, 1) // self.chunk) * self.chunk for size in (self.state, self.arena))
+        sizes = (self.state, self.arena, *self.caches)
+        return sum(-(-max(size, 1) // self.chunk) * self.chunk for size in sizes)
 
     @property
     def total(self) -> int:
@@ -53,13 +55,15 @@ class Need:
 
 def need_of(plan: Plan, worker: int, device: torch.device) -> Need:
     """What a worker needs for every entry of a plan."""
-    state = sum(_aligned(_bytes(t, region)) for t, region in regions_of(plan, worker).items())
+    regions = regions_of(plan, worker).items()
+    state = sum(_aligned(_bytes(t, region)) for t, region in regions if t.kind != "cache")
+    caches = tuple(_bytes(t, region) for t, region in regions if t.kind == "cache")
     programs = [p for entry in plan.entries.values() if (p := program_of(entry, worker)) is not None]
     arena = max((p.arena for p in programs), default=0)
-    workspace = max((p.peak - p.arena - state for p in programs), default=0)
+    workspace = max((p.peak - p.arena - state - sum(caches) for p in programs), default=0)
     inputs = max((_inputs(plan, entry, worker) for entry in plan.entries.values()), default=0)
     chunk = SMALL_CHUNK if device.type == "cpu" and state + arena < LARGE else CHUNK
-    return Need(state, arena, chunk, max(workspace, 0) + inputs)
+    return Need(state, arena, caches, chunk, max(workspace, 0) + inputs)
 
 
 def check_budget(plan: Plan, memory: int, device: torch.device) -> None:
@@ -69,8 +73,8 @@ def check_budget(plan: Plan, memory: int, device: torch.device) -> None:
     if most.total > memory:
         raise InfeasiblePlan(
             f"{memory:,} bytes per worker are too few for this plan: worker {worker} needs {most.total:,}",
-            f"state {most.state:,}, arena {most.arena:,}, in chunks of {most.chunk:,}; inputs and workspace of its "
-            f"largest task {most.beside:,}",
+            f"state {most.state:,}, arena {most.arena:,}, full caches {sum(most.caches):,}, in chunks of {most.chunk:,}",
+            f"inputs and workspace of its largest task {most.beside:,}",
             hint=f"memory={most.total} is the smallest that will do; more micro-batches or recompute need less",
         )
 
@@ -101,8 +105,37 @@ def _bytes(tensor: StateTensor, region: Region) -> int:
     return region.volume * ITEMSIZE[tensor.dtype]
 
 
+class Cache:
+    """A state tensor that fills row by row: addresses for all of it, memory for the rows there are."""
+
+    def __init__(self, pool: Pool, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.shape, self.dtype, self.chunk = shape, dtype, pool.chunk
+        self.row = prod(shape[1:]) * dtype.itemsize
+        self.memory: VTensor = pool.reserve(max(self.row * shape[0], 1), owner="cache")
+        self.rows = 0
+
+    def grow(self, rows: int) -> bool:
+        """Have memory for the first ``rows`` rows; whether more had to be mapped. Raises :class:`OutOfMemory`."""
+        if rows <= self.rows:
+            return False
+        size = min(-(-rows * self.row // self.chunk) * self.chunk, self.memory.reserved)
+        self.memory.extend(size - self.memory.size)
+        self.rows = min(size // self.row, self.shape[0])
+        return True
+
+    def trim(self) -> None:
+        """Give all memory back."""
+        self.memory.trim(0)
+        self.rows = 0
+
+    def tensor(self) -> Tensor:
+        """The rows for which there is memory."""
+        return self.memory.tensor((self.rows, *self.shape[1:]), self.dtype)
+
+
 class WorkerMemory:
-    """The pool of one worker, with its state, and its arena: the values that outlive a task, at the plan's offsets.
+    """The pool of one worker, with its state, its caches, and its arena: the values that outlive a task, at the plan's
+    offsets.
 
     ``budget``: bytes that the worker may use in all; without one, the pool has what the plan needs and no more. Raises
     :class:`OutOfMemory` where the machine has less.
@@ -124,8 +157,12 @@ class WorkerMemory:
         self.store = Arena(self.pool, self.need.state, owner="state")
         self.arena = Arena(self.pool, self.need.arena, owner="arena")
         self.state: dict[str, Tensor] = {}
+        self.caches: dict[str, Cache] = {}
         offset = 0
         for tensor, region in self.regions.items():
+            if tensor.kind == "cache":
+                self.caches[tensor.name] = Cache(self.pool, region.shape, DTYPES[tensor.dtype])
+                continue
             self.state[tensor.name] = self.store.tensor(offset, region.shape, DTYPES[tensor.dtype])
             offset += _aligned(_bytes(tensor, region))
 

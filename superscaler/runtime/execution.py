@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from time import perf_counter_ns
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,11 +20,13 @@ from superscaler.ir.region import Region
 from superscaler.runtime.arena import Storage
 from superscaler.runtime.binding import Binding
 from superscaler.runtime.blocks import Code, Post
+from superscaler.runtime.clock import clock
 from superscaler.runtime.comm import Comm, Handle
 from superscaler.runtime.hazards import Access, receiving_early, waits
 from superscaler.runtime.resolve import Resolver
 from superscaler.runtime.steps import Context, Prepare, emit
 from superscaler.runtime.storage import at_of, places, reads, writes
+from superscaler.transforms.cache import APPEND
 
 Run = Generator[Handle, None, None]
 Numbers = list[int] | memoryview  # the number of the item that was begun last stands at 0
@@ -73,7 +75,7 @@ class Execution:
         self.codes: list[Code] = [emit(self.context, n) for n in range(len(program.blocks))]
         self.items = self._bind()
         self.last = self._ends()
-        self.times = [(0, 0)] * len(self.items)
+        self.clock = clock(len(self.items), device)
         self.progress: Numbers = [-1]
 
     def _arena(self, storage: Storage) -> dict[int, tuple[int, int]]:
@@ -148,21 +150,22 @@ class Execution:
         """One run of the entry: yields every handle that it waits for."""
         r = self.registers
         for name, value in self.program.inputs.items():
-            r[self.binding.base[value]] = inputs[name]
+            r[self.binding.base[value]] = inputs[name].to(self.context.device)
         posts: dict[int, Post] = {}
-        times, progress = self.times, self.progress
+        begin, end, progress = self.clock.begin, self.clock.end, self.progress
+        self.clock.restart()
         for item in self.items:
             progress[0] = number = item.number
             for other in item.waits:
                 yield from self._finish(other, posts)
-            start = perf_counter_ns()
+            begin(number)
             if not item.generates:
                 item.function(r, item.microbatch, item.table, seed)
             elif item.posted:
                 posts[number] = Post(item.function(r, item.microbatch, item.table, seed))
             else:
                 yield from item.function(r, item.microbatch, item.table, seed)
-            times[number] = (start, perf_counter_ns())
+            end(number)
             for register in item.drops:
                 r[register] = None
         for other in self.pending_at_end:
@@ -172,7 +175,19 @@ class Execution:
 
     def _finish(self, number: int, posts: dict[int, Post]) -> Run:
         yield from posts.pop(number).finish()
-        self.times[number] = (self.times[number][0], perf_counter_ns())
+        self.clock.end(number)
+
+    def hold(self, state: str, tensor: Tensor) -> None:
+        """A state tensor lies elsewhere from now on, or more of it is there."""
+        value = self.program.state.get(state)
+        if value is not None:
+            self.registers[self.binding.base[value]] = tensor
+
+    @cached_property
+    def appends(self) -> int:
+        """How many rows a run adds to each cache."""
+        graph = self.binding.graph
+        return max((graph.tensor[op.inputs[1]].shape[2] for op in graph.ops if op.target == APPEND), default=0)
 
     def task(self) -> str:
         """The item that is running, or ran last, in words."""

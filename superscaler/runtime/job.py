@@ -52,9 +52,13 @@ class Job:
 
     def evaluate(self, *inputs: Any, **named: Any) -> dict[str, Any]:
         """The results of the entry ``eval``: numbers as floats, tensors whole."""
-        scalars = self._run("eval", inputs, named, None, self.steps)
-        parts = self._local("outputs", "eval")
-        shapes = self.plan.entries["eval"].graph
+        return self.results("eval", *inputs, **named)
+
+    def results(self, entry: str, *inputs: Any, **named: Any) -> dict[str, Any]:
+        """The results of a run of an entry that does not train: numbers as floats, tensors whole."""
+        scalars = self._run(entry, inputs, named, None, self.steps)
+        parts = self._local("outputs", entry)
+        shapes = self.plan.entries[entry].graph
         found: dict[str, Any] = {}
         for name, tensor in shapes.outputs.items():
             number = next((s[name] for s in scalars if name in s), None)
@@ -115,8 +119,13 @@ class Job:
         return found if self._names is None else {n: t for n, t in found.items() if n in self._names}
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """The other state tensors (moments, master weights), whole."""
-        return self._state([t.name for t in self.plan.state if t.kind not in ("parameter", "buffer")])
+        """The optimizer's state tensors (moments, master weights), whole."""
+        return self._state([t.name for t in self.plan.state if t.kind not in ("parameter", "buffer", "cache")])
+
+    def empty_caches(self) -> None:
+        """Give back the memory of all caches: a sequence has ended."""
+        crew = self._working()
+        crew.call("empty", [()] * crew.size)
 
     def local_state(self) -> Local:
         """Per worker: state tensor -> the (region, tensor) part that it holds."""
@@ -181,6 +190,11 @@ class Job:
         self.steps, self.seed = progress.steps, progress.seed
 
     # --- ending -----------------------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether the job has ended."""
+        return self._crew is None
 
     def close(self) -> None:
         """End the job: nothing that it started is left behind."""

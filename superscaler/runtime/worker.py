@@ -26,6 +26,7 @@ from superscaler.runtime.measuring import peak
 from superscaler.runtime.ops import set_device
 from superscaler.runtime.packing import packing
 from superscaler.runtime.steps import Prepare
+from superscaler.transforms.cache import START
 
 Parts = list[tuple[Region, Tensor]]
 
@@ -68,13 +69,34 @@ class Worker:
         self.regions = {tensor.name: region for tensor, region in storage.regions.items()}
         programs = {name: program_of(entry, index) for name, entry in plan.entries.items()}
         self.entries: dict[str, Execution] = {
-            name: Execution(plan, plan.entries[name], program, index, comm, self.state, storage, self.device, prepare)
+            name: Execution(plan, plan.entries[name], program, index, comm, self._held(), storage, self.device, prepare)
             for name, program in programs.items()
             if program is not None
         }
         storage.populate()
         for tensor in storage.regions:
-            self.state[tensor.name].fill_(0.0 if isinstance(tensor.init, str) else tensor.init)
+            if tensor.name in self.state:
+                self.state[tensor.name].fill_(0.0 if isinstance(tensor.init, str) else tensor.init)
+
+    def _held(self) -> dict[str, Tensor]:
+        """State and the filled rows of caches."""
+        return self.state | {name: cache.tensor() for name, cache in self.storage.caches.items()}
+
+    def _fill(self, execution: Execution, inputs: Mapping[str, Tensor]) -> None:
+        """Memory for the rows that this run appends to the caches: views of more rows take the place of the old."""
+        rows = int(inputs[START]) + execution.appends if START in inputs else 0
+        for name, cache in self.storage.caches.items():
+            if cache.grow(rows):
+                view = cache.tensor()
+                for other in self.entries.values():
+                    other.hold(name, view)
+
+    def empty(self) -> None:
+        """Give back the memory of all caches."""
+        for name, cache in self.storage.caches.items():
+            cache.trim()
+            for execution in self.entries.values():
+                execution.hold(name, cache.tensor())
 
     def run(self, entry: str, inputs: Mapping[str, Tensor], seed: tuple[int, int]) -> Generator[Handle, None, None]:
         """One run of an entry; yields what it waits for. Errors of ops name the worker and the task."""
@@ -82,6 +104,8 @@ class Worker:
         if execution is None:
             return
         try:
+            if self.storage.caches:
+                self._fill(execution, inputs)
             if not self.measuring:
                 yield from execution.run(inputs, seed)
                 return
@@ -152,22 +176,23 @@ class Worker:
 
     def times(self, entry: str) -> list[tuple[int, int]]:
         """Start and end of every item of the last run, in nanoseconds of this machine's monotonic clock."""
-        return self.entries[entry].times if entry in self.entries else []
+        return self.entries[entry].clock.times() if entry in self.entries else []
 
     def measure(self, on: bool) -> None:
         """Whether runs measure their workspace."""
         self.measuring = on
 
     def memory(self) -> dict[str, int]:
-        """Bytes: ``state``, ``arena`` (the end of its highest value), ``planned`` (the plan's peak), ``mapped`` (chunks
-        of both), ``physical`` (what the system has given for them so far) and ``copied`` (what all bodies, run once,
-        write to the arena by copies); once measured, ``workspace`` (the most that a run had allocated beside them) and
-        ``peak``, the sum of the state, arena and workspace."""
+        """Bytes: ``state``, ``arena`` (the end of its highest value), ``caches`` (their mapped part), ``planned`` (the
+        plan's peak), ``mapped`` (chunks of state, arena and caches), ``physical`` (what the system has given for them
+        so far) and ``copied`` (what all bodies, run once, write to the arena by copies); once measured, ``workspace``
+        (the most that a run had allocated beside them) and ``peak``, the sum of state, arena and workspace."""
         stats = self.storage.pool.stats()
         bodies = [body for e in self.entries.values() for body, _ in e.context.bodies.values()]
         found = {
             "state": sum(t.numel() * t.element_size() for t in self.state.values()),
             "arena": self.storage.arena.peak,
+            "caches": sum(cache.memory.mapped for cache in self.storage.caches.values()),
             "mapped": stats.mapped,
             "physical": stats.physical,
             "planned": max((e.program.peak for e in self.entries.values()), default=0),

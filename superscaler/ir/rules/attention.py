@@ -58,9 +58,21 @@ def attention_mask_backward(op: Op, ins: Shapes, outs: Shapes) -> str:
     return text.replace(" s", " s!") if causal and rows != ins[1][2] else text
 
 
+def cached_attention(op: Op, ins: Shapes, outs: Shapes) -> str:
+    """``superscaler.cached_attention($0 q, $1 keys, $2 values, $3 start, scale)``: caches are t b h d."""
+    if ins[0][1] % max(ins[1][2], 1):
+        raise SplitError(f"{op.name}: {ins[0][1]} query heads are no multiple of {ins[1][2]} key heads")
+    heads = "h" if ins[0][1] == ins[1][2] else "(h r)"
+    return f"b {heads} s! d!, t! b h d!, t! b h e!, -> b {heads} s! e!"
+
+
 _QKV = "b (h r) s d!, b h t! d!, b h t! e!"
 RULES: dict[str, Spec] = {
     "superscaler.attention": Spec(attention, shown=f"{_QKV} -> b (h r) s e!, b (h r) s"),
+    "superscaler.cache_append": Spec("t! b h d!, b h s! d!, -> t! b h d!"),
+    "superscaler.cached_attention": Spec(
+        cached_attention, shown="b (h r) s! d!, t! b h d!, t! b h e!, -> b (h r) s! e!"
+    ),
     "superscaler.attention_backward": Spec(
         attention_backward, ((0,),), shown=f"b (h r) s e!, {_QKV}, b (h r) s e!, b (h r) s -> {_QKV}"
     ),

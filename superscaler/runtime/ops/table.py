@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from superscaler.errors import SplitError
 from superscaler.ir.rules import has_rule
 from superscaler.runtime.ops import (
     attention,
+    cache,
     convolution,
     creation,
     gather,
@@ -64,6 +65,8 @@ OURS: dict[str, Function] = {
     "attention": attention.attention,
     "attention_backward": attention.attention_backward,
     "attention_mask_backward": attention.attention_mask_backward,
+    "cache_append": cache.cache_append,
+    "cached_attention": cache.cached_attention,
     "logsumexp": loss.logsumexp,
     "pick": loss.pick,
     "nll": loss.nll,
@@ -121,6 +124,7 @@ OUT_FORMS: dict[str, Function] = {
 INPLACE: dict[str, tuple[Function, tuple[int, ...]]] = {
     "superscaler.adamw": (optimizer.adamw_, (0, 2, 3)),
     "superscaler.sgd": (optimizer.sgd_, (0, 4)),
+    "superscaler.cache_append": (cache.cache_append_, (0,)),
 }
 
 
@@ -133,7 +137,7 @@ def provide(target: str, body: Function) -> None:
     function.cache_clear()
 
 
-@cache
+@functools.cache
 def function(target: str) -> Function:
     """The plain function that executes ``target``. Raises :class:`SplitError` for a target that no rule names."""
     if not has_rule(target):
