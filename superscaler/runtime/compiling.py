@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from superscaler.runtime.body import Body, leaves
+from superscaler.runtime.ops import INPLACE
 from superscaler.runtime.resolve import Line
 
 Examples = Callable[[], list[Any]]
-_AS_THEY_ARE = ("superscaler.sleep", "superscaler.adamw", "superscaler.sgd")
+_SLEEPS = "superscaler.sleep"
 
 
 def plain(body: Body, examples: Examples) -> Callable[..., Any]:
@@ -26,7 +27,7 @@ def plain(body: Body, examples: Examples) -> Callable[..., Any]:
 def compiled(body: Body, examples: Examples) -> Callable[..., Any]:
     """The body compiled for its shapes, by a call on ``examples()``."""
     kept = [line for line in body.lines if _stays(line)]
-    if len(kept) == len(body.lines):
+    if len(kept) == len(body.lines) or any(line.target in INPLACE for line in body.lines):
         return body.module.forward
     for node in body.module.graph.nodes:
         if node.meta.get("line") in kept:
@@ -38,7 +39,7 @@ def compiled(body: Body, examples: Examples) -> Callable[..., Any]:
 
 
 def _stays(line: Line) -> bool:
-    if line.target.startswith(_AS_THEY_ARE):
+    if line.target.startswith(_SLEEPS):
         return True
     given = leaves(line.args)
     if line.target.startswith("superscaler.attention") and "@seed" not in given:

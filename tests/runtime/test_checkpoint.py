@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -91,6 +95,34 @@ def test_a_full_disk_leaves_the_old_one(saved: Path, monkeypatch: pytest.MonkeyP
     with started(plans.whole(), steps=3) as job, pytest.raises(CheckpointError, match="the disk is full"):
         job.save_checkpoint(saved)
     assert {p.name: p.read_bytes() for p in saved.iterdir()} == before
+
+
+KILLED = """
+    import os, signal, sys
+    from pathlib import Path
+    sys.path.insert(0, {here!r})
+    import small_plans as plans
+    from superscaler.runtime import files
+    from superscaler.runtime.launch import launch
+
+    def killed(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with launch(plans.whole(), plans.Reference(), backend="inline") as job:
+        job.step(plans.batch())
+        files._write_bytes = killed
+        job.save_checkpoint({path!r})
+"""
+
+
+@pytest.mark.slow
+def test_a_crash_in_the_middle_leaves_the_old_one(saved: Path) -> None:
+    before = {p.name: p.read_bytes() for p in saved.iterdir()}
+    script = textwrap.dedent(KILLED.format(here=str(Path(__file__).parent), path=str(saved)))
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
+    assert {p.name: p.read_bytes() for p in saved.iterdir()} == before
+    with started(plans.whole()) as job:
+        job.save_checkpoint(saved)  # and sweeps away what the crash left
 
 
 def test_a_truly_full_disk(tmp_path: Path) -> None:
