@@ -100,7 +100,7 @@ class Station:
 
     def _run(self, entry: str, seed: tuple[int, int], names: list[str], values: tuple[Any, ...]) -> dict[str, float]:
         worker = self._worker()
-        inputs = {n: unpack(v).to(worker.device) for n, v in zip(names, values, strict=True)}
+        inputs = {n: unpack(v) for n, v in zip(names, values, strict=True)}
         with torch.no_grad():
             for handle in worker.run(entry, inputs, seed):
                 handle.wait()
