@@ -17,6 +17,7 @@ from torch import fx
 
 from superscaler.errors import RunError
 from superscaler.runtime import ops
+from superscaler.runtime.ops.norm import layer_norm_backward
 from superscaler.runtime.peephole import ADDMM, LAYER_NORM_BACKWARD, fused
 from superscaler.runtime.resolve import Line, Resolved, Shape
 
@@ -32,7 +33,7 @@ VIEWS = frozenset(
 # What fusing makes of ops that rules name.
 FUSED: dict[str, Callable[..., Any]] = {
     ADDMM: torch.addmm,
-    LAYER_NORM_BACKWARD: torch.ops.aten.native_layer_norm_backward.default,
+    LAYER_NORM_BACKWARD: layer_norm_backward,
 }
 
 

@@ -19,8 +19,7 @@ def _normalised(x: Tensor, mean: Tensor) -> list[int]:
 def layer_norm_backward_input(g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None = None) -> Tensor:
     """The gradient of the input."""
     shape = list(weight.shape) if weight is not None else _normalised(x, mean)
-    mask = [True, False, False]
-    return torch.ops.aten.native_layer_norm_backward.default(g, x, shape, mean, rstd, weight, None, mask)[0]
+    return layer_norm_backward(g, x, shape, mean, rstd, weight, None, [True, False, False])[0]
 
 
 def layer_norm_backward_weight(
@@ -29,8 +28,17 @@ def layer_norm_backward_weight(
     """The gradient of the weight, of ``shape`` (None: the last dim): the sum of g · (x − mean) / σ over all others."""
     shape = list(x.shape[-1:] if shape is None else shape)
     weight = g.new_empty(shape)  # the kernel reads its shape only
-    mask = [False, True, False]
-    return torch.ops.aten.native_layer_norm_backward.default(g, x, shape, mean, rstd, weight, None, mask)[1]
+    return layer_norm_backward(g, x, shape, mean, rstd, weight, None, [False, True, False])[1]
+
+
+def layer_norm_backward(
+    g: Tensor, x: Tensor, shape: Sequence[int], mean: Tensor, rstd: Tensor,
+    weight: Tensor | None, bias: Tensor | None, mask: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Torch's kernel, whose ``mask`` says which gradients it gives; it walks through the statistics by address."""
+    mean, rstd = mean.contiguous(), rstd.contiguous()
+    weight = weight.contiguous() if weight is not None else None
+    return torch.ops.aten.native_layer_norm_backward.default(g, x, shape, mean, rstd, weight, bias, mask)
 
 
 def rms_norm(x: Tensor, *rest: Tensor | float) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,8 @@ def adamw(
     beta1: float, beta2: float, eps: float, weight_decay: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """One step of AdamW (Loshchilov and Hutter 2019): new parameter, first and second moment."""
-    return adamw_(p.clone(), g, m.clone(), v.clone(), step, lr, clip, beta1, beta2, eps, weight_decay)
+    p, m, v = (x.clone(memory_format=torch.contiguous_format) for x in (p, m, v))
+    return adamw_(p, g, m, v, step, lr, clip, beta1, beta2, eps, weight_decay)
 
 
 def adamw_(
