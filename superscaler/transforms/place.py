@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import prod
 
+import msgspec
+
 from superscaler.errors import PlanError, SplitError
 from superscaler.ir.graph import Graph, Op
 from superscaler.ir.layout import Axis, Layout, Mesh, Partial, Shard, Space, State
@@ -12,6 +14,7 @@ from superscaler.ir.program import BlockKind
 from superscaler.ir.rules import rule_for
 from superscaler.ir.rules.rule import Split, Splits, dim_of, split_state
 from superscaler.ir.task import Placement, TaskGraph
+from superscaler.transforms.digits import Digit, Taken, free, room
 from superscaler.transforms.propagate import Propagation
 
 MICRO = "micro"
@@ -76,7 +79,8 @@ class _Placer:
 
     def place(self) -> TaskGraph:
         sharded = {axis for axis, _, _ in self.said.sharded}
-        for axis in sorted(self.space.axes, key=lambda a: a.name in sharded):  # shards avoid what others split
+        # Micro-batches split every op that depends on the batch, so what else splits it makes room; shards come last.
+        for axis in sorted(self.space.axes, key=lambda a: (a.name != MICRO, a.name in sharded)):
             if axis.name == WORLD or axis.ways == 1:
                 continue
             work = self._propagate(axis)
@@ -232,7 +236,14 @@ class _Placer:
             return axis.kind == "space" or (op.target == "superscaler.add_n") != (axis.name == MICRO)
 
         while True:
-            work = Propagation(self.graph, axis, eligible=eligible, passes=passes)
+            work = Propagation(
+                self.graph,
+                axis,
+                eligible=eligible,
+                passes=passes,
+                fits=lambda op, split: self._fits(axis, op, split),
+                room=lambda tensor, shard: self._room(axis, tensor, shard),
+            )
             self._seed(work, axis)
             if axis.name != MICRO:
                 return work
@@ -252,7 +263,7 @@ class _Placer:
                 self._shard_state(work, axis, parameter, kept)
         for name, op, split in self.said.anchors:
             if name == axis.name:
-                work.anchor(self.graph.op[op], split)
+                work.anchor(self.graph.op[op], self._beside(axis, self.graph.op[op], split))
         work.flow()
         for name, tensor, shard in self.said.homes:
             if name == axis.name:
@@ -260,6 +271,73 @@ class _Placer:
         for name, op, split in self.said.wishes:
             if name == axis.name:
                 work.wish(self.graph.op[op], split)
+
+    # --- room beside other axes -------------------------------------------------------------------------------------
+
+    def _taken(self, axis: Axis, op: Op, dim: str) -> list[Taken]:
+        """How the axes settled so far split a dim of ``op``."""
+        found: list[Taken] = []
+        for name, decided in self.splits.items():
+            split = decided.get(op.name)
+            if name != axis.name and split is not None and split.dim == dim and not split.passes:
+                found.append(((split.extent, split.inner), self.space.axis(name).ways))
+        return found
+
+    def _fits(self, axis: Axis, op: Op, split: Split) -> bool:
+        """Whether ``op`` may be split so too, with room left for what the plan says of axes yet to come."""
+        taken, digit = self._taken(axis, op, split.dim), (split.extent, split.inner)
+        if not room(taken, digit, axis.ways):
+            return False
+        taken.append((digit, axis.ways))
+        for name, later in self._said_of(op):
+            if later.dim == split.dim and name != axis.name and name not in self.splits:
+                found = self._free(op, later, self.space.axis(name).ways, taken)
+                if found is None:
+                    return axis.name == MICRO
+                taken.append((found, self.space.axis(name).ways))
+        return True
+
+    def _said_of(self, op: Op) -> list[tuple[str, Split]]:
+        if not hasattr(self, "_anchors"):
+            self._anchors: dict[str, list[tuple[str, Split]]] = {}
+            for axis, name, split in self.said.anchors:
+                if split is not None and self.said.axes[axis].ways > 1:
+                    self._anchors.setdefault(name, []).append((axis, split))
+        return self._anchors.get(op.name, [])
+
+    def _free(self, op: Op, split: Split, ways: int, taken: list[Taken]) -> Digit | None:
+        """The digit that was asked for if it is free, else another of the same dim."""
+        if room(taken, (split.extent, split.inner), ways):
+            return split.extent, split.inner
+        rule = rule_for(op, self.graph)
+        return free(rule.dims[split.dim].size, ways, taken, contiguous=split.dim in rule.contiguous)
+
+    def _beside(self, axis: Axis, op: Op, split: Split | None) -> Split | None:
+        """A split that was asked for, by a digit that other axes leave free. Raises :class:`SplitError` for none."""
+        if split is None or split.passes or split.dim not in rule_for(op, self.graph).dims:
+            return split
+        taken = self._taken(axis, op, split.dim)
+        found = self._free(op, split, axis.ways, taken)
+        if found is None:
+            done = prod(ways for _, ways in taken)
+            raise SplitError(
+                f"{op.name}: dim {split.dim!r} of {rule_for(op, self.graph).dims[split.dim].size} cannot be split "
+                f"{done} × {axis.ways} ways",
+                f"at {op.source or 'unknown line'} ({op.function or op.target}), axis {axis.name!r}",
+                hint="fewer ways or micro-batches, or another dim",
+            )
+        return msgspec.structs.replace(split, extent=found[0], inner=found[1])
+
+    def _room(self, axis: Axis, tensor: str, shard: Shard) -> bool:
+        """Whether a state tensor may lie so as well."""
+        taken = [
+            ((other.extent, other.inner), self.space.axis(name).ways)
+            for name, other in self.state_homes.get(tensor, {}).items()
+            if name != axis.name and other.dim == shard.dim
+        ]
+        return room(taken, (shard.extent, shard.inner), axis.ways)
+
+    # --- state in shards --------------------------------------------------------------------------------------------
 
     def _shard_state(self, work: Propagation, axis: Axis, parameter: str, kept: bool) -> None:
         """Split the optimizer's step of a parameter along ``axis``, where no other axis splits it."""

@@ -23,7 +23,8 @@ HEAVY = ("matmul", "attention", "convolution")
 class Propagation:
     """The decisions along one axis. ``eligible`` ops may be split; others stay whole (the axis is not on their mesh).
 
-    ``fits``: whether a digit is long enough for the axis, given the axes decided before.
+    ``fits``: whether an op may be split so, and ``room``: whether a state tensor may lie so, given the axes decided
+    before.
     """
 
     def __init__(
@@ -32,13 +33,15 @@ class Propagation:
         axis: Axis,
         *,
         eligible: Callable[[Op], bool] = lambda op: True,
-        fits: Callable[[str, Shard], bool] = lambda tensor, shard: True,
+        fits: Callable[[Op, Split], bool] = lambda op, split: True,
+        room: Callable[[str, Shard], bool] = lambda tensor, shard: True,
         passes: Callable[[Op], bool] = lambda op: True,
     ) -> None:
         self.graph = graph
         self.axis = axis
         self.eligible = eligible
         self.fits = fits
+        self.room = room
         self.passes = passes
         self.decided: Decided = {}
         self.homes: dict[str, Shard | None] = {}
@@ -113,7 +116,7 @@ class Propagation:
             tensor, shard = self._facts.popleft()
             producer = self.graph.producer.get(tensor)
             if producer is None:
-                if self.graph.tensor[tensor].kind != "input":
+                if self.graph.tensor[tensor].kind != "input" and self.room(tensor, shard):
                     self.homes.setdefault(tensor, shard)
             else:
                 self._follow(producer, shard, output=True, index=producer.outputs.index(tensor))
@@ -129,14 +132,8 @@ class Propagation:
 
     def _legal(self, op: Op, split: Split | None) -> Split | None:
         """``split`` if the op may be split so along this axis."""
-        if split is None or split.extent < self.axis.ways:
+        if split is None or split.extent < self.axis.ways or not self.fits(op, split):
             return None
-        rule = self.rule(op)
-        for i, name in enumerate((*op.inputs, *op.outputs)):
-            output = i >= len(op.inputs)
-            state = split_state(rule, split, output=output, index=i - len(op.inputs) if output else i)
-            if isinstance(state, Shard) and not self.fits(name, state):
-                return None
         return split
 
     def settle(self) -> Decided:
@@ -161,7 +158,7 @@ class Propagation:
         for i, name in enumerate(op.inputs):
             state = split_state(rule, split, output=False, index=i)
             kind = self.graph.tensor[name].kind
-            if kind not in ("activation", "input") and isinstance(state, Shard):
+            if kind not in ("activation", "input") and isinstance(state, Shard) and self.room(name, state):
                 self.homes.setdefault(name, state)
 
     def _cheapest(self, op: Op, states: Mapping[str, State | None]) -> Split | None:

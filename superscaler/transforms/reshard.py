@@ -13,6 +13,7 @@ import msgspec
 from superscaler.ir.layout import Layout, Mesh, Partial, Shard, Space, State
 from superscaler.ir.program import CollectiveKind, Piece, Route
 from superscaler.ir.region import Region
+from superscaler.transforms.digits import overlap
 
 MoveKind = Literal["slice"] | CollectiveKind
 
@@ -34,32 +35,22 @@ def _nested(space: Space, layout: Layout, digit: tuple[int, int, int]) -> list[s
     return [name for name, state in layout.states if _digit(state) == digit]
 
 
-def _overlaps(a: tuple[int, int, int], b: tuple[int, int, int]) -> bool:
-    """Whether two different digits of one dim are not independent factors of it."""
-    if a[0] != b[0] or a == b:
-        return False
-    (_, e1, i1), (_, e2, i2) = a, b
-    apart = (i1 % (e2 * i2) == 0) or (i2 % (e1 * i1) == 0)
-    return not apart
-
-
 def _replace(space: Space, layout: Layout, axis: str, state: State | None) -> Layout:
     states: dict[str, State | None] = {**dict(layout.states), axis: state}
     return space.layout(layout.mesh, states)
 
 
 def _innermost(space: Space, layout: Layout, axis: str, state: Shard) -> bool:
-    """Whether ``axis`` is, or would be, the innermost axis on its digit, and no other digit overlaps it."""
+    """Whether no other axis splits the digit of ``state`` inside of ``axis``."""
     digit = (state.dim, state.extent, state.inner)
-    for name, other in layout.states:
-        found = _digit(other)
-        if name == axis or found is None:
-            continue
-        if found == digit and space.rank(name) > space.rank(axis):
-            return False
-        if _overlaps(found, digit):
-            return False
-    return True
+    return not any(_digit(s) == digit and space.rank(a) > space.rank(axis) for a, s in layout.states if a != axis)
+
+
+def _may_split(space: Space, layout: Layout, axis: str, state: Shard) -> bool:
+    """Whether ``axis`` may start to split a digit: it would be the innermost there, and no other digit overlaps."""
+    others = [s for a, s in layout.states if isinstance(s, Shard) and a != axis and s.dim == state.dim]
+    apart = not any(overlap((s.extent, s.inner), (state.extent, state.inner)) for s in others)
+    return apart and _innermost(space, layout, axis, state)
 
 
 def _even(space: Space, layout: Layout, shape: tuple[int, ...], axis: str, state: Shard) -> bool:
@@ -96,7 +87,7 @@ def moves(space: Space, shape: tuple[int, ...], have: Layout, need: Layout) -> l
         want = need.state(axis)
         if not isinstance(state, Partial) or want == state:
             continue
-        scatter = isinstance(want, Shard) and state.kind == "sum" and _innermost(space, now, axis, want)
+        scatter = isinstance(want, Shard) and state.kind == "sum" and _may_split(space, now, axis, want)
         if scatter and isinstance(want, Shard) and _even(space, need, shape, axis, want):
             go(axis, "reduce_scatter", want)
     sums = [(a, s) for a, s in now.states if isinstance(s, Partial) and need.state(a) != s]
@@ -130,7 +121,7 @@ def _regather(
             if (
                 isinstance(want, Shard)
                 and want != state
-                and _innermost(space, bare, axis, want)
+                and _may_split(space, bare, axis, want)
                 and _prefix_agrees(space, bare, need, axis, want)
             ):
                 go(axis, "all_to_all", want)
@@ -151,10 +142,7 @@ def _stays(space: Space, now: Layout, need: Layout, axis: str, state: Shard) -> 
     """Whether a shard that the target has too may stay: the axes outside it on its digit do not change."""
     digit = (state.dim, state.extent, state.inner)
     have, want = _nested(space, now, digit), _nested(space, need, digit)
-    if have[: have.index(axis) + 1] != want[: want.index(axis) + 1]:
-        return False
-    others = {_digit(s) for _, s in need.states} - {None, digit}
-    return not any(_overlaps(o, digit) for o in others if o is not None)
+    return have[: have.index(axis) + 1] == want[: want.index(axis) + 1]
 
 
 def region_at(space: Space, mesh: Mesh, shape: tuple[int, ...], layout: Layout, device: int) -> Region:
