@@ -199,10 +199,14 @@ class Planner:
         return cut(self.graph, list(ops), count, self._cost)
 
     def layer_runs(self, count: int) -> list[list[Op]]:
-        """The forward ops in ``count`` runs of layers of about equal cost; a layer that runs again is in one run."""
+        """The forward ops in ``count`` runs of layers of about equal cost; a layer that runs again is in one run.
+
+        Ops of no submodule (between the layers, the loss) go where what they read last is made.
+        """
         layers: dict[str, list[Op]] = {}
         for op in self._forward:
-            layers.setdefault(_layer(op), []).append(op)
+            if op.module:
+                layers.setdefault(_layer(op), []).append(op)
         if len(layers) < count:
             raise PlanError(f"the model has {len(layers)} layers, too few for {count} stages")
         groups, costs = list(layers.values()), [sum(map(self._cost, ops)) for ops in layers.values()]
@@ -214,6 +218,12 @@ class Planner:
                 stage += 1
             runs[stage] += group
             before += cost
+        stage_of = {op.name: i for i, run in enumerate(runs) for op in run}
+        for op in self._forward:
+            if op.name not in stage_of:
+                makers = [self.graph.producer[n].name for n in op.inputs if n in self.graph.producer]
+                stage_of[op.name] = max((stage_of.get(m, 0) for m in makers), default=0)
+                runs[stage_of[op.name]].append(op)
         return runs
 
     def _cost(self, op: Op) -> float:

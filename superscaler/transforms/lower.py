@@ -36,6 +36,7 @@ from superscaler.ir.program import (
 from superscaler.ir.rules import rule_for
 from superscaler.ir.rules.rule import Splits, op_layouts, split_state
 from superscaler.ir.task import Placement, TaskGraph
+from superscaler.transforms.place import WORLD
 from superscaler.transforms.reshard import moves, route
 
 FREE = frozenset(
@@ -130,6 +131,8 @@ class Lowering:
         self.inputs: dict[tuple[str, str], int] = {}
         self.state: dict[str, int] = {}
         self.comms = 0
+        stages = [self.space.mesh(m).devices for m in dict.fromkeys(tasks.stages)]
+        self.overlapping = len({d for s in stages for d in s}) != sum(map(len, stages))
         self.level = self._levels()
         self._early = self._early_gradients()
         self._run = 0  # the number of the run of turns being emitted
@@ -350,6 +353,10 @@ class Lowering:
         kind = self.graph.tensor[tensor].kind
         start = Key("per_step", -1, mesh)
         if kind == "input":
+            if self.overlapping:
+                mesh = WORLD  # a device that is on several meshes gets each input once
+            if (tensor, mesh) in self.inputs:
+                return
             layout = Layout(mesh, self.tasks.homes[tensor].states) if tensor in self.tasks.homes else Layout(mesh)
             here = set(self.space.mesh(mesh).axes)
             layout = Layout(mesh, tuple(s for s in layout.states if s[0] in here))
@@ -572,7 +579,7 @@ class Lowering:
         which, comm = self.routes.index(path), self.comm()
         origin, target = ends
         source = self.values[number].layout.mesh
-        tag = f"{path.tensor}>{target.mesh}"
+        tag = f"{path.tensor}@{source}>{target.mesh}"
         send = self.body(Key("send", origin.stage if over else -1, source, origin.level, tag), over, "comm")
         recv = self.body(Key("recv", target.stage if over else -1, target.mesh, origin.level, tag), over, "comm")
         shared = set(self.space.mesh(source).devices) & set(self.space.mesh(target.mesh).devices)
