@@ -44,7 +44,12 @@ class Handle(Protocol):
 
 
 class Comm(Protocol):
-    """One worker's side of all communication. Tensors are contiguous."""
+    """One worker's side of all communication. Tensors are contiguous.
+
+    ``ordered``: peers must post what they exchange in one order; otherwise keys alone match them.
+    """
+
+    ordered: bool
 
     def send(self, tensor: Tensor, peer: int, key: Key) -> Handle:
         """Send a tensor to a peer, which receives the same key."""

@@ -69,6 +69,7 @@ class DistributedComm:
 
     def __init__(self, plan: Plan, worker: int, *, limit: float) -> None:
         self.worker = worker
+        self.ordered = "nccl" in dist.get_backend_config()  # it has no tags
         self.limit = timedelta(seconds=limit)
         self.stride = max(entry.microbatches for entry in plan.entries.values())
         everyone = tuple(range(plan.workers))

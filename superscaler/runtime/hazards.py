@@ -45,17 +45,28 @@ def waits(accesses: Sequence[Access], posted: Sequence[bool], spans: Mapping[int
 
 
 def receiving_early(
-    accesses: Sequence[Access], receives: Sequence[bool], posted: Sequence[bool], spans: Mapping[int, Bytes]
+    accesses: Sequence[Access],
+    receives: Sequence[bool],
+    posted: Sequence[bool],
+    spans: Mapping[int, Bytes],
+    *,
+    ordered: bool,
 ) -> list[int]:
-    """The items in the order in which to begin them: a receive is posted before the computation that stands in front
-    of it, so that what arrives finds its place ready. Communications keep their order among themselves, and a
-    computation that touches the bytes of the receive stays in front of it."""
+    """The items in the order in which to begin them: a receive is posted before the items that stand in front of it,
+    so that what arrives finds its place ready, as far as none of them touches that place.
+
+    ``ordered``: communications must keep their order among themselves. A receive that makes its own place, outside of
+    the arena, keeps it in any case, so that memory is taken when the plan says.
+    """
     order: list[int] = []
     for number, access in enumerate(accesses):
         place = len(order)
         if receives[number] and not access.reads:
             pending = _Pending(number, access, [spans[r] for r in access.writes if r in spans])
-            while place and not posted[order[place - 1]] and not _touches(pending, accesses[order[place - 1]], spans):
+            stays = ordered or any(r not in spans for r in access.writes)
+            while place and not (stays and posted[order[place - 1]]):
+                if _touches(pending, accesses[order[place - 1]], spans):
+                    break
                 place -= 1
         order.insert(place, number)
     return order

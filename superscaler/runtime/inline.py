@@ -112,6 +112,8 @@ def _combined(round_: _Round, kind: PartialKind, group: Group) -> Tensor:
 class InlineComm:
     """One worker's side. See :class:`~superscaler.runtime.comm.Comm`."""
 
+    ordered = False
+
     def __init__(self, exchange: Exchange, worker: int) -> None:
         self.exchange = exchange
         self.worker = worker

@@ -35,10 +35,29 @@ def test_a_send_of_what_is_still_arriving_waits() -> None:
 def test_a_receive_is_posted_before_the_computation_in_front_of_it() -> None:
     send, compute, recv, reader = access("1"), access("2", "3"), access(writes="4"), access("4", "5")
     posted = [True, False, True, False]
-    assert receiving_early([send, compute, recv, reader], [False, False, True, False], posted, {}) == [0, 2, 1, 3]
+    assert receiving_early([send, compute, recv, reader], [False, False, True, False], posted, {}, ordered=True) == [
+        0,
+        2,
+        1,
+        3,
+    ]
     # It stays behind another communication, and behind who uses its place.
-    assert receiving_early([compute, send, recv], [False, False, True], [False, True, True], {}) == [0, 1, 2]
+    assert receiving_early([compute, send, recv], [False, False, True], [False, True, True], {}, ordered=True) == [
+        0,
+        1,
+        2,
+    ]
     user = access("4", "6")
-    assert receiving_early([user, recv], [False, True], [False, True], {}) == [0, 1]
+    assert receiving_early([user, recv], [False, True], [False, True], {}, ordered=False) == [0, 1]
     spans = {2: (0, 64), 3: (64, 128), 4: (32, 96)}
-    assert receiving_early([compute, recv], [False, True], [False, True], spans) == [0, 1]
+    assert receiving_early([compute, recv], [False, True], [False, True], spans, ordered=False) == [0, 1]
+
+
+def test_where_keys_match_a_receive_into_the_arena_passes_other_communications() -> None:
+    send, compute, recv = access("1"), access("2", "3"), access(writes="4")
+    kinds, posted = [False, False, True], [True, False, True]
+    spans = {4: (0, 64)}
+    assert receiving_early([send, compute, recv], kinds, posted, spans, ordered=False) == [2, 0, 1]
+    assert receiving_early([send, compute, recv], kinds, posted, spans, ordered=True) == [0, 2, 1]
+    assert receiving_early([send, compute, recv], kinds, posted, {}, ordered=False) == [0, 2, 1]
+    assert receiving_early([send, compute, recv], kinds, posted, {**spans, 1: (32, 96)}, ordered=False) == [0, 2, 1]
