@@ -29,26 +29,32 @@ def check_lanes(role: Role) -> None:
         free = item.end
 
 
+Meeting = tuple[int, int]  # communication, micro-batch
+Planned = tuple[int, Role, Item]  # a time, and whose it is
+
+
 def check_ends(scope: Scope, done: dict[int, dict[int, Body]]) -> None:
-    """No member of a communication is planned to be through with it before another one starts it."""
+    """A transfer has not arrived before it has been sent; no member leaves a collective before another one enters."""
     joint = joint_communications(done)
-    starts: dict[tuple[int, int], tuple[int, Role, Item]] = {}
-    ends: dict[tuple[int, int], tuple[int, Role, Item]] = {}
+    begun: dict[Meeting, Planned] = {}  # what must have happened, at the latest
+    over: dict[Meeting, Planned] = {}  # what waits for it, at the earliest
     for role in scope.roles:
         for item in role.program.order:
+            kind = role.program.blocks[item.block].kind
+            first = item.end if kind == "send" else item.start
             for comm in joint[role.index][item.block]:
                 key = (comm, item.microbatch)
-                if key not in starts or item.start > starts[key][0]:
-                    starts[key] = (item.start, role, item)
-                if key not in ends or item.end < ends[key][0]:
-                    ends[key] = (item.end, role, item)
-    for key, (start, late, late_item) in starts.items():
-        end, early, item = ends[key]
+                if kind != "recv" and (key not in begun or first > begun[key][0]):
+                    begun[key] = (first, role, item)
+                if kind != "send" and (key not in over or item.end < over[key][0]):
+                    over[key] = (item.end, role, item)
+    for key, (end, early, item) in over.items():
+        start, late, other = begun.get(key, (0, early, item))
         if end < start:
             raise fault(
                 "task before its input", f"communication {key[0]} is planned to be over at {end} us",
                 early.place(item.block, item.microbatch),
-                f"but to start at {start} us at {late.place(late_item.block, late_item.microbatch)}",
+                f"but reaches {start} us at {late.place(other.block, other.microbatch)}",
                 right="times at which all of its members are in it",
             )  # fmt: skip
 

@@ -105,7 +105,7 @@ def _check_value(role: Role, number: int, value: Value, layouts: Layouts) -> Non
     why = layouts.reason(value.layout, tensor.shape) or _time_reason(scope, value) or _terms_reason(scope, value)
     if why:
         raise fault("wrong layout", role.value_text(number), role.place(), why)
-    strange = set(role.workers) - set(scope.space.mesh(value.layout.mesh).devices)
+    strange = role.outside(value.layout.mesh)
     if strange:
         raise fault(
             "wrong rank", f"{role.value_text(number)} on worker {min(strange)}", role.place(),

@@ -11,6 +11,7 @@ from superscaler.ir.check.order import History
 from superscaler.ir.check.scope import Role, Scope
 from superscaler.ir.layout import Layout
 
+Covered = dict[tuple[Layout, tuple[int, ...]], bool]
 Kept = Mapping[int, tuple[Bodies, History]]  # role -> its bodies and history
 
 
@@ -24,10 +25,11 @@ def check_results(scope: Scope, kept: Kept) -> None:
         ):
             for name, value in table.items():
                 _check_result(role, f"{what} {name!r}", value, tensors.get(name), bodies, history)
+    whole: Covered = {}
     for name in scope.graph.outputs:
-        _check_whole(scope, f"output {name!r}", [(r, r.program.outputs.get(name)) for r in scope.roles])
+        _check_whole(scope, f"output {name!r}", [(r, r.program.outputs.get(name)) for r in scope.roles], whole)
     for name in scope.graph.gradients:
-        _check_whole(scope, f"gradient {name!r}", [(r, r.program.gradients.get(name)) for r in scope.roles])
+        _check_whole(scope, f"gradient {name!r}", [(r, r.program.gradients.get(name)) for r in scope.roles], whole)
     _check_commits(scope, kept)
 
 
@@ -56,16 +58,21 @@ def _check_result(role: Role, what: str, value: int, tensor: str | None, bodies:
         raise fault("reduction too early", f"{what} is {role.value_text(value)}, which lacks terms", role.place())
 
 
-def _check_whole(scope: Scope, what: str, holders: list[tuple[Role, int | None]]) -> None:
-    """The workers that hold a result hold all parts of it between them."""
+def _check_whole(scope: Scope, what: str, holders: list[tuple[Role, int | None]], whole: Covered) -> None:
+    """The workers that hold a result hold all parts of it between them. ``whole``: what has been found so far."""
     layouts: dict[Layout, list[Role]] = {}
     for role, value in holders:
         if value is not None:
             layouts.setdefault(role.program.values[value].layout, []).append(role)
     if not layouts:
         raise fault("missing result", f"no worker has {what}", scope.place())
-    if not any(_covered(scope, layout, roles) for layout, roles in layouts.items()):
-        raise fault("missing result", f"the workers that have {what} do not have all parts of it", scope.place())
+    for layout, roles in layouts.items():
+        key = (layout, tuple(role.index for role in roles))
+        if key not in whole:
+            whole[key] = _covered(scope, layout, roles)
+        if whole[key]:
+            return
+    raise fault("missing result", f"the workers that have {what} do not have all parts of it", scope.place())
 
 
 def _covered(scope: Scope, layout: Layout, roles: list[Role]) -> bool:

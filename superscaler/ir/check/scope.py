@@ -121,9 +121,17 @@ class Role:
             for step in block.steps
             if isinstance(step, Offload) and step.to == "host"
         )
+        self._outside: dict[str, frozenset[int]] = {}
         self.buffered = frozenset(buffer.value for buffer in program.buffers)
         self.shared = self.buffered | self.host
         self.terms = tuple(scope.terms(v.tensor, v.terms) for v in program.values)
+
+    def outside(self, mesh: str) -> frozenset[int]:
+        """The role's workers that are not on a mesh."""
+        found = self._outside.get(mesh)
+        if found is None:
+            found = self._outside[mesh] = frozenset(self.workers) - set(self.scope.space.mesh(mesh).devices)
+        return found
 
     def place(self, block: int | None = None, microbatch: int | None = None, step: Step | None = None) -> Place:
         name = block_text(self.program.blocks[block], block) if block is not None else ""

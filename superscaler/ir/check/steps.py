@@ -56,7 +56,7 @@ def _step(run: Instances, step: Step) -> None:
 
 
 def _call(run: Instances, step: Call) -> None:
-    if not set(run.role.workers) <= set(run.scope.space.mesh(step.mesh).devices):
+    if run.role.outside(step.mesh):
         raise run.wrong("wrong rank", f"a call on mesh {step.mesh!r}, which lacks some of these workers")
     ins = [run.read(value, step.at) for value in step.ins]
     results = run.bodies.ops.call(step, ins, run.times(step.at), run.place())
