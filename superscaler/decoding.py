@@ -40,9 +40,15 @@ def compile_decoder(
     Raises :class:`UsageError` for sizes that do not fit, and what ``compile`` raises.
     """
     from superscaler.trace.decoding import trace_decoder
+    from superscaler.trace.hf_text import positions_of
 
     if not 1 <= prompt <= tokens:
         raise UsageError(f"a prompt of {prompt} tokens in a sequence of {tokens}", hint="1 ≤ prompt ≤ tokens")
+    longest = positions_of(model)
+    if longest is not None and tokens > longest:
+        raise UsageError(
+            f"a sequence of {tokens} tokens: {type(model).__name__} has {longest} positions", hint="fewer tokens"
+        )
     rows = -(-tokens // prompt) * prompt  # the last piece of a prompt is padded
     traced = {
         name: trace_decoder(model, batch=1, tokens=n, dtype=dtype) for name, n in (("prefill", prompt), ("decode", 1))

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from superscaler import __version__
-from superscaler.cli import catalogue, compiling, running, scheduling, viewing
+from superscaler.cli import catalogue, compiling, generating, memory, running, scheduling, viewing
 
 HELP = "From a PyTorch model and a description of a cluster to a verified, executable parallelization plan."
 
@@ -21,6 +21,8 @@ def superscaler_app() -> typer.Typer:
     app.command("simulate")(viewing.simulate)
     app.command("show")(viewing.show)
     app.command("run")(running.run)
+    app.command("generate")(generating.generate)
+    app.command("memory")(memory.memory)
     app.command("schedule")(scheduling.schedule)
     app.command("ops")(catalogue.ops)
     app.command("plans")(catalogue.plans)

@@ -73,7 +73,7 @@ def check_budget(plan: Plan, memory: int, device: torch.device) -> None:
     if most.total > memory:
         raise InfeasiblePlan(
             f"{memory:,} bytes per worker are too few for this plan: worker {worker} needs {most.total:,}",
-            f"state {most.state:,}, arena {most.arena:,}, full caches {sum(most.caches):,}, in chunks of {most.chunk:,}",
+            f"state {most.state:,}, arena {most.arena:,}, caches {sum(most.caches):,}, in chunks of {most.chunk:,}",
             f"inputs and workspace of its largest task {most.beside:,}",
             hint=f"memory={most.total} is the smallest that will do; more micro-batches or recompute need less",
         )

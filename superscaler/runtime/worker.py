@@ -184,9 +184,10 @@ class Worker:
 
     def memory(self) -> dict[str, int]:
         """Bytes: ``state``, ``arena`` (the end of its highest value), ``caches`` (their mapped part), ``planned`` (the
-        plan's peak), ``mapped`` (chunks of state, arena and caches), ``physical`` (what the system has given for them
-        so far) and ``copied`` (what all bodies, run once, write to the arena by copies); once measured, ``workspace``
-        (the most that a run had allocated beside them) and ``peak``, the sum of state, arena and workspace."""
+        plan's peak), ``mapped`` (chunks of state, arena and caches now) and ``most_mapped``, ``physical`` (what the
+        system has given for them so far) and ``copied`` (what all bodies, run once, write to the arena by copies); once
+        measured, ``workspace`` (the most that a run had allocated beside them) and ``peak``, the sum of state, arena
+        and workspace."""
         stats = self.storage.pool.stats()
         bodies = [body for e in self.entries.values() for body, _ in e.context.bodies.values()]
         found = {
@@ -194,6 +195,7 @@ class Worker:
             "arena": self.storage.arena.peak,
             "caches": sum(cache.memory.mapped for cache in self.storage.caches.values()),
             "mapped": stats.mapped,
+            "most_mapped": stats.peak,
             "physical": stats.physical,
             "planned": max((e.program.peak for e in self.entries.values()), default=0),
             "copied": sum(body.copied for body in bodies),

@@ -1,0 +1,91 @@
+"""``superscaler generate``: a model of ``transformers`` continues a prompt, on as many workers as are asked for."""
+
+from __future__ import annotations
+
+from math import gcd
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from superscaler.cli.console import Progress, clean_stdout, print_json
+from superscaler.errors import UsageError
+
+if TYPE_CHECKING:
+    from superscaler.ir.plan import Plan
+
+BUCKET = 128  # tokens of a prompt that go through the model at once, at most
+
+
+def generate(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A model of transformers, with its weights.")],
+    prompt: Annotated[str | None, typer.Option(help="The text to continue.")] = None,
+    prompt_ids: Annotated[str | None, typer.Option(help="Its tokens instead: 1,2,3.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="How many tokens follow at most.")] = 32,
+    devices: Annotated[int, typer.Option(help="Workers: heads are split, then layers.")] = 1,
+    pipeline: Annotated[int | None, typer.Option(help="Stages (by default as few as the heads allow).")] = None,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after the end of the text.")] = False,
+    backend: Annotated[
+        Literal["ray", "inline"] | None, typer.Option(help="By default inline for one worker, else ray.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Continue a prompt greedily, with keys and values in a cache on virtual memory."""
+    if (prompt is None) == (prompt_ids is None):
+        raise UsageError("--prompt and --prompt-ids: one of them is the prompt", hint="state one of them")
+    if max_new_tokens < 1 or devices < 1:
+        raise UsageError("--max-new-tokens and --devices are 1 or more")
+    from superscaler.api import launch
+    from superscaler.runtime.serving.generate import stream
+    from superscaler.trace.hf import load_hf
+    from superscaler.trace.hf_text import end_tokens, load_tokenizer
+
+    with Progress() as progress, clean_stdout(as_json):
+        progress(f"reading {directory}")
+        model, _ = load_hf(directory)
+        tokenizer = None if prompt is None else load_tokenizer(directory)
+        ids = _ids(prompt_ids) if tokenizer is None else [int(t) for t in tokenizer(prompt)["input_ids"]]
+        progress("compiling")
+        plan = _plan(model, ids, max_new_tokens, devices, pipeline)
+        end = frozenset[int]() if ignore_eos else end_tokens(model)
+        progress(f"starting {plan.workers} workers")
+        job = launch(plan, model, backend=backend or ("inline" if plan.workers == 1 else "ray"))
+    with clean_stdout(as_json), job:
+        began = perf_counter()
+        tokens = list(stream(job, ids, max_new_tokens, end=end))
+        seconds = perf_counter() - began
+        memory = job.memory()
+    text = None if tokenizer is None else tokenizer.decode(tokens, skip_special_tokens=True)
+    if as_json:
+        print_json({"prompt_tokens": ids, "tokens": tokens, "text": text, "seconds": seconds, "memory": memory})
+        return
+    print(",".join(map(str, tokens)) if text is None else text)
+
+
+def _ids(given: str | None) -> list[int]:
+    try:
+        return [int(part) for part in (given or "").split(",")]
+    except ValueError:
+        raise UsageError(f"--prompt-ids {given!r} are no tokens", hint="--prompt-ids 1,2,3") from None
+
+
+def _plan(model: Any, ids: list[int], new: int, devices: int, pipeline: int | None) -> Plan:
+    from superscaler.decoding import compile_decoder
+    from superscaler.ir.cluster import Cluster
+    from superscaler.plans.decoding import decoding
+    from superscaler.trace.hf_text import key_heads
+
+    tensor = gcd(devices, key_heads(model)) if pipeline is None else devices // pipeline
+    stages = devices // tensor if tensor else 0
+    if tensor * stages != devices or (pipeline or stages) != stages:
+        raise UsageError(f"--pipeline {pipeline} does not divide --devices {devices}")
+    if not ids:
+        raise UsageError("the prompt is empty", hint="one token or more")
+    return compile_decoder(
+        model,
+        cluster=Cluster.local(devices),
+        prompt=min(len(ids), BUCKET),
+        tokens=len(ids) + new,
+        plan=decoding(tensor, stages),
+    )
