@@ -82,7 +82,7 @@ def compile(
         "seed": seed,
         "dtype": dtype,
         "lr": optimizer.lr if optimizer is not None else 0.0,
-        "optimizer": msgspec.to_builtins(optimizer) if optimizer is not None else None,
+        "optimizer": msgspec.json.decode(msgspec.json.encode(optimizer)),
     }
     return compile_graphs(
         graphs,

@@ -29,12 +29,13 @@ def execute(app: typer.Typer, arguments: Sequence[str] | None, *, program: str) 
     except _BadUsage as e:
         return _wrong_usage(e)
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        code = INTERRUPTED
     except BrokenPipeError:
         # Who read our output has gone (`superscaler ops | head`); nothing is left to say, also not at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAULT
+    if code == INTERRUPTED:
+        print("interrupted", file=sys.stderr)
     return code if isinstance(code, int) else DONE
 
 

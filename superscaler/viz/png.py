@@ -72,7 +72,7 @@ def _lanes(axes: Axes, chart: Chart, tops: list[float], depth: float, scale: flo
         _bars(axes, chart, tops, scale, kind, critical=True)
     for bar in chart.bars:
         _label(axes, bar, tops[bar.row], chart.rows[bar.row].height, scale, length)
-    axes.set_xlim(0, length)
+    axes.set_xlim(0, length or 1)
     axes.set_ylim(depth, -0.1)
     axes.set_yticks([t + r.height / 2 for t, r in zip(tops, chart.rows, strict=True)])
     axes.set_yticklabels(_row_labels(chart))
