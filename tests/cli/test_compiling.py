@@ -124,8 +124,8 @@ def test_a_model_of_175_billion_parameters_takes_no_memory_of_theirs(superscaler
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     said = superscaler(
-        "compile-plan", "gpt", "--preset", "gpt3-175b", "--set", "layers=2", "--plan", "megatron:tensor=8", "--batch", "8",
-        "--cluster", "h100", "-o", "p.json", "--json",
+        "compile-plan", "gpt", "--preset", "gpt3-175b", "--set", "layers=2", "--plan", "megatron:tensor=8",
+        "--batch", "8", "--cluster", "h100", "-o", "p.json", "--json",
     )  # fmt: skip
     assert said.code == 0, said.err
     assert json.loads(said.out)["parameters"] > 4e9
