@@ -17,6 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from superscaler.errors import CheckError
+from superscaler.ir.printing import graph_text
 
 Kind = Literal["parameter", "buffer", "input", "activation", "optimizer", "constant", "cache"]
 Phase = Literal["forward", "backward", "optimizer"]
@@ -102,6 +103,9 @@ class Graph(msgspec.Struct, frozen=True, dict=True):
             for name in dict.fromkeys(op.inputs):
                 found[name].append(op)
         return {name: tuple(ops) for name, ops in found.items()}
+
+    def __str__(self) -> str:
+        return graph_text(self)
 
     def state(self) -> Iterator[Tensor]:
         """Tensors that live across steps."""

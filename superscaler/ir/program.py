@@ -15,6 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from superscaler.ir.layout import Layout
+from superscaler.ir.printing import program_text
 from superscaler.ir.region import Interval
 from superscaler.ir.rules.rule import Splits
 
@@ -217,6 +218,9 @@ class Program(msgspec.Struct, frozen=True):
     buffers: tuple[Buffer, ...] = ()
     arena: int = 0
     peak: int = 0
+
+    def __str__(self) -> str:
+        return program_text(self)
 
 
 class Piece(msgspec.Struct, frozen=True, array_like=True):
