@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch._functorch.aot_autograd import aot_export_joint_with_descriptors
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.traceback import preserve_node_meta
@@ -20,35 +21,53 @@ from torch.fx.traceback import preserve_node_meta
 from superscaler.trace import transformers_masks
 from superscaler.trace.checkpoints import not_recomputed
 from superscaler.trace.decompositions import table
-from superscaler.trace.entry import Entry
 from superscaler.trace.failures import explained
 from superscaler.trace.intercept import Intercept
 from superscaler.trace.places import Places
+from superscaler.trace.repeats import Repeats
 
 
-def capture(
-    entry: Entry, tensors: Sequence[Tensor], mode: FakeTensorMode, *, promote: bool, position_ids: bool
-) -> fx.Graph:
-    """The graph, whose placeholders and output carry descriptors.
+@dataclass(frozen=True)
+class Tracing:
+    """How a model is traced. ``promote``: every float becomes float64. ``position_ids``: they are among the inputs."""
 
-    ``promote``: every float becomes float64. Raises :class:`TraceError` for whatever cannot be traced.
-    """
-    places = Places()
-    with contextlib.ExitStack() as stack:
+    mode: FakeTensorMode
+    promote: bool
+    position_ids: bool
+
+    def capture(self, entry: Any, tensors: Sequence[Tensor], repeats: Repeats | None = None) -> fx.Graph:
+        """The joint graph of ``entry`` (which has its module as ``model``); placeholders and output have descriptors.
+
+        Calls of the modules in ``repeats`` are one op each. Raises :class:`TraceError` for what cannot be traced.
+        """
+        with contextlib.ExitStack() as stack:
+            self._enter(stack, entry.model, repeats, rehearsing=False)
+            joint: Any = aot_export_joint_with_descriptors(stack, entry, tuple(tensors), decompositions=table())
+            return joint.graph_module.graph
+
+    def rehearse(self, entry: Any, tensors: Sequence[Tensor], repeats: Repeats) -> None:
+        """Run ``entry`` once, untraced, so that ``repeats`` learns the calls of its modules."""
+        with contextlib.ExitStack() as stack:
+            self._enter(stack, entry.model, repeats, rehearsing=True)
+            entry(*tensors)
+
+    def _enter(
+        self, stack: contextlib.ExitStack, model: nn.Module, repeats: Repeats | None, *, rehearsing: bool
+    ) -> None:
+        places = Places()
         for context in (
             explained(),
             _quiet(),
-            _default_dtype(torch.float64 if promote else torch.get_default_dtype()),
-            transformers_masks.installed(position_ids=position_ids),
+            _default_dtype(torch.float64 if self.promote else torch.get_default_dtype()),
+            transformers_masks.installed(position_ids=self.position_ids),
             not_recomputed(),
-            places.watched(entry.model),
+            places.watched(model),
+            repeats.taken_over(rehearsing=rehearsing) if repeats is not None else contextlib.nullcontext(),
             preserve_node_meta(),
-            mode,
-            Intercept(places, promote=promote),
+            self.mode,
+            Intercept(places, promote=self.promote),
         ):
             stack.enter_context(context)
-        joint: Any = aot_export_joint_with_descriptors(stack, entry, tuple(tensors), decompositions=table())
-        return joint.graph_module.graph
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from superscaler.errors import TraceError
+from superscaler.ir.graph import Kind
 
 Shape = tuple[int, ...]
 Number = int | float | bool
@@ -28,13 +29,16 @@ class Origin:
     module: str = ""
     function: str = ""
     source: str = ""
-    seq: int | None = None
+    seq: tuple[int | None, int] | None = None
     accumulates: bool = False
 
 
 @dataclass(eq=False, slots=True)
 class Value:
-    """A tensor. ``fill``: the one value of all its elements, where that is known. ``name``: of inputs and state."""
+    """A tensor. ``fill``: the one value of all its elements, where that is known. ``name``: of inputs and state.
+
+    ``absent``: it stands for a gradient that does not exist.
+    """
 
     shape: Shape
     dtype: str
@@ -42,6 +46,7 @@ class Value:
     fill: Number | None = None
     name: str = ""
     state: bool = False
+    absent: bool = False
 
     @property
     def rank(self) -> int:
@@ -76,9 +81,13 @@ VIEWS = frozenset({"superscaler.reshape", "superscaler.expand", "aten.permute.de
 
 @dataclass
 class Builder:
-    """Appends ops. ``origin`` is that of the node being lowered; ``sites`` are ops that a later node refers to."""
+    """Appends ops. ``origin`` is that of the node being lowered; ``sites`` are ops that a later node refers to.
+
+    ``scope``: the number of the region being written, since sites are numbered anew in each.
+    """
 
     origin: Origin = field(default_factory=Origin)
+    scope: int | None = None
     ops: list[DraftOp] = field(default_factory=list[DraftOp])
     sites: dict[Any, DraftOp] = field(default_factory=dict[Any, DraftOp])
     _shared: dict[Any, DraftOp] = field(default_factory=dict[Any, DraftOp])
@@ -116,6 +125,26 @@ class Builder:
         out = self.op("superscaler.full", ["#shape", value, dtype], (shape, dtype))
         out.fill = value
         return out
+
+
+@dataclass
+class Draft:
+    """A Graph not yet named. ``given``: inputs and state in order, with their kinds; results by name.
+
+    ``by_seq``: the forward ops of each number that autograd gives.
+    """
+
+    builder: Builder = field(default_factory=Builder)
+    given: list[tuple[Value, Kind]] = field(default_factory=list[tuple[Value, Kind]])
+    outputs: dict[str, Value] = field(default_factory=dict[str, Value])
+    gradients: dict[str, Value] = field(default_factory=dict[str, Value])
+    updates: dict[str, Value] = field(default_factory=dict[str, Value])
+    constants: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
+    by_seq: dict[Any, list[DraftOp]] = field(default_factory=dict[Any, list[DraftOp]])
+
+    def roots(self) -> list[Value]:
+        """Every value that the graph must compute."""
+        return [*self.outputs.values(), *self.gradients.values(), *self.updates.values()]
 
 
 def _template(arg: Any, inputs: list[Value]) -> Any:

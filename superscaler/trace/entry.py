@@ -1,132 +1,76 @@
-"""What is exported: the user's model with its loss, from a flat list of tensors to the named results of an entry."""
+"""What is traced: the user's model with its loss, from a flat list of tensors to the named results of an entry."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from superscaler.errors import TraceError
+from superscaler.trace.inputs import Inputs, path_key
 
 Mode = Literal["train", "eval"]
 Loss = Callable[[Any], Tensor]
-_STATIC = (bool, int, float, str, torch.dtype, torch.device)
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """A call's arguments flattened: tensors by name, everything else as it is. ``leaves[i]`` is a name or a value."""
-
-    tensors: dict[str, Tensor]
-    leaves: tuple[Any, ...]
-    spec: pytree.TreeSpec
-
-    def call(self, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """``(args, kwargs)`` with these tensors, in order, in place of the named ones."""
-        given = iter(tensors)
-        leaves = [next(given) if isinstance(leaf, _Slot) else leaf for leaf in self.leaves]
-        return pytree.tree_unflatten(leaves, self.spec)
-
-
-@dataclass(frozen=True)
-class _Slot:
-    name: str
-
-
-def bind(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Inputs:
-    """Name the tensors of a call by the forward's signature.
-
-    Raises :class:`TraceError` if the call does not fit the signature, or has an argument that is no tensor or setting.
-    """
-    try:
-        bound = inspect.signature(model.forward).bind(*args, **kwargs)
-    except TypeError as error:
-        signature = f"forward{inspect.signature(model.forward)}"
-        raise TraceError(f"the inputs do not fit {type(model).__name__}: {error}", signature) from None
-    paths, spec = pytree.tree_flatten_with_path((tuple(args), dict(kwargs)))
-    by_value = {id(value): name for name, value in bound.arguments.items()}
-    positions = [*bound.arguments]
-    tensors: dict[str, Tensor] = {}
-    leaves: list[Any] = []
-    for path, leaf in paths:
-        name = _path_name(path, args, by_value, positions)
-        if isinstance(leaf, Tensor):
-            tensors[name] = leaf
-            leaves.append(_Slot(name))
-        elif leaf is None or isinstance(leaf, _STATIC):
-            leaves.append(leaf)
-        else:
-            raise TraceError(
-                f"input {name} is a {type(leaf).__name__}, not a tensor",
-                hint="torch.as_tensor(...) makes a tensor of numbers",
-            )
-    if not tensors:
-        raise TraceError("no input is a tensor", hint="pass a batch: trace(model, (ids, labels))")
-    return Inputs(tensors, tuple(leaves), spec)
-
-
-def _path_name(path: Sequence[Any], args: Sequence[Any], by_value: dict[int, str], positions: list[str]) -> str:
-    part, key, *rest = (_key(entry) for entry in path)
-    if part == 0:
-        position = int(key)
-        name = by_value.get(id(args[position])) or (positions[position] if position < len(positions) else "args")
-        if name not in positions[position : position + 1]:
-            name = positions[position] if position < len(positions) else f"{positions[-1]}.{position}"
-    else:
-        name = str(key)
-    return ".".join([name, *(str(entry) for entry in rest)])
-
-
-def _key(entry: Any) -> Any:
-    for attribute in ("idx", "key", "name"):
-        if hasattr(entry, attribute):
-            return getattr(entry, attribute)
-    return str(entry)
-
-
-@dataclass
-class Results:
-    """The names of an entry's results, known once it has run. (Export undoes changes to a module's own lists.)"""
-
-    names: tuple[str, ...] = ()
+_OWN = frozenset(vars(nn.Module()))
 
 
 class Entry(nn.Module):
-    """``forward(*tensors)`` gives the loss alone in training; every named result in evaluation."""
+    """``forward(*tensors)`` gives the loss alone in training; every named result in evaluation.
+
+    ``names`` are those of the results, known once it has run. It may run several times: what a forward leaves on its
+    modules (caches, say) is gone before the next. ``anchor``: see :class:`.repeats.Repeats`.
+    """
 
     def __init__(self, model: nn.Module, inputs: Inputs, loss: Loss | None, mode: Mode) -> None:
         super().__init__()
         self.model = model
-        self.results = Results()
+        self.names: tuple[str, ...] = ()
+        self.anchor: nn.Parameter | None = None
         self._inputs = inputs
         self._loss = loss
         self._mode: Mode = mode
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         args, kwargs = self._inputs.call(tensors)
-        before = dict(self.model.named_buffers(remove_duplicate=False))
-        output = self.model(*args, **kwargs)
-        self._write_back(before)
-        loss = self._loss(output) if self._loss is not None else _loss_of(output)
-        results = {} if loss is None and self._mode == "eval" else {"loss": _scalar(loss, output)}
-        if self._mode == "eval":
-            results |= {name: value for name, value in _tensors_of(output).items() if value is not loss}
-        self.results.names = tuple(results)
-        return tuple(results.values())
+        with _unchanged(self.model):
+            output = self.model(*args, **kwargs)
+            loss = self._loss(output) if self._loss is not None else _loss_of(output)
+            results = {} if loss is None and self._mode == "eval" else {"loss": _scalar(loss, output)}
+            if self._mode == "eval":
+                results |= {name: value for name, value in _tensors_of(output).items() if value is not loss}
+        self.names = tuple(results)
+        # A result that shares memory with an input or with another result would be left out of the graph.
+        return tuple(value.clone() for value in results.values())
 
-    def _write_back(self, before: Mapping[str, Tensor]) -> None:
-        """A buffer that the forward replaced is written to: autograd's trace sees writes, not assignments."""
-        for name, value in self.model.named_buffers(remove_duplicate=False):
-            old = before.get(name)
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Generator[None]:
+    """Undo assignments to modules; a buffer that was replaced is written to, which is what autograd's trace sees."""
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    before = [(module, _attributes(module)) for module in model.modules()]
+    try:
+        yield
+        for name, value in list(model.named_buffers(remove_duplicate=False)):
+            old = buffers.get(name)
             if old is not None and old is not value:
                 old.copy_(value)
                 owner, _, last = name.rpartition(".")
-                setattr(self.model.get_submodule(owner), last, old)
+                setattr(model.get_submodule(owner), last, old)
+    finally:
+        for module, attributes in before:
+            for name in vars(module).keys() - attributes.keys() - _OWN:
+                del vars(module)[name]
+            vars(module).update(attributes)
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    """What a module holds beside its parameters, buffers and submodules; lists and dicts copied."""
+    own = {name: value for name, value in vars(module).items() if name not in _OWN}
+    return {name: copy.copy(value) if type(value) in (list, dict) else value for name, value in own.items()}
 
 
 def _loss_of(output: Any) -> Any:
@@ -139,11 +83,9 @@ def _loss_of(output: Any) -> Any:
 
 def _scalar(loss: Any, output: Any) -> Tensor:
     if loss is None:
-        kind = (
-            f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        )
+        shape = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else None
         raise TraceError(
-            f"the model gives {kind}, which holds no loss",
+            f"the model gives {shape or f'a {type(output).__name__}'}, which holds no loss",
             hint="loss=lambda output: ..., or (transformers) pass labels",
         )
     if not isinstance(loss, Tensor) or not loss.is_floating_point() or loss.numel() != 1:
@@ -156,8 +98,11 @@ def _tensors_of(output: Any) -> dict[str, Tensor]:
     if isinstance(output, Tensor):
         return {"output": output}
     found: dict[str, Tensor] = {}
-    for path, leaf in pytree.tree_flatten_with_path(output)[0]:
+    leaves = pytree.tree_flatten_with_path(output)[0]
+    if [leaf for _, leaf in leaves] == [output]:  # an object that torch cannot look into
+        leaves = pytree.tree_flatten_with_path(dict(vars(output)) if hasattr(output, "__dict__") else {})[0]
+    for path, leaf in leaves:
         if isinstance(leaf, Tensor):
-            name = ".".join(str(_key(entry)) for entry in path)
+            name = ".".join(str(path_key(entry)) for entry in path)
             found[name if not name[:1].isdigit() else f"output.{name}"] = leaf
     return found

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
-from superscaler.ir.graph import Graph, Kind, Op, Tensor
-from superscaler.trace.draft import VIEWS, Builder, DraftOp, Value
-from superscaler.trace.drafting import Draft
+from superscaler.ir.graph import Graph, Op, Tensor
+from superscaler.trace.draft import VIEWS, Draft, DraftOp, Value
 
 ADD_N = "superscaler.add_n"
 _PRODUCTS = ("aten.mm.default", "aten.bmm.default")
@@ -40,7 +40,7 @@ def live(ops: list[DraftOp], roots: Iterable[Value]) -> list[DraftOp]:
     return kept[::-1]
 
 
-def link_of(op: DraftOp, by_seq: dict[int, list[DraftOp]], kept: set[int]) -> DraftOp | None:
+def link_of(op: DraftOp, by_seq: dict[Any, list[DraftOp]], kept: set[int]) -> DraftOp | None:
     """The forward op whose gradient ``op`` helps to compute."""
     if op.twin is not None:
         return op.twin
@@ -119,6 +119,3 @@ def _outputs(op: DraftOp, name: str) -> dict[int, Tensor]:
         id(value): Tensor(f"{name}:{i}" if several else name, value.shape, value.dtype)
         for i, value in enumerate(op.outputs)
     }
-
-
-__all__ = ["Builder", "Kind", "finish", "gather_terms", "link_of", "live"]

@@ -32,9 +32,11 @@ def line_of(node: fx.Node) -> str:
 
 
 class Provenance:
-    """Origins of nodes, in graph order."""
+    """Origins of nodes, in graph order. ``path`` and ``scope``: the module that a graph is of, and a number for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str = "", scope: int | None = None) -> None:
+        self._path = path
+        self._scope = scope
         self._forward: dict[int, Origin] = {}
 
     def origin(self, node: fx.Node) -> Origin:
@@ -43,7 +45,9 @@ class Provenance:
         if meta.get("partitioner_tag") == "is_backward":
             return self._backward(meta)
         told: Mapping[str, Any] = meta.get("custom") or {}
-        found = Origin("forward", told.get(MODULE, ""), told.get(FUNCTION, ""), told.get(LINE, ""), seq)
+        module = ".".join(part for part in (self._path, told.get(MODULE, "")) if part)
+        number = None if seq is None else (self._scope, seq)
+        found = Origin("forward", module, told.get(FUNCTION, ""), told.get(LINE, ""), number)
         if seq is not None:
             self._forward.setdefault(seq, found)
         return found
@@ -52,7 +56,7 @@ class Provenance:
         accumulates = bool(meta.get("is_gradient_acc", False))
         twin = self._forward.get(meta.get("seq_nr", -1))
         if accumulates or twin is None:
-            return Origin("backward", accumulates=accumulates)
+            return Origin("backward", self._path, accumulates=accumulates)
         return Origin("backward", twin.module, twin.function, twin.source, twin.seq)
 
 

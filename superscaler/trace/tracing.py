@@ -11,14 +11,18 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from superscaler.errors import TraceError, UsageError, did_you_mean
+from superscaler.errors import SuperscalerError, TraceError, UsageError, did_you_mean
 from superscaler.ir.graph import Graph
 from superscaler.trace import transformers_masks
-from superscaler.trace.capture import capture
+from superscaler.trace.capture import Tracing
 from superscaler.trace.copies import fake_copy, fake_like, fake_mode_of
+from superscaler.trace.draft import Draft
 from superscaler.trace.drafting import Drafter, Names
-from superscaler.trace.entry import Entry, Inputs, Loss, Mode, bind
+from superscaler.trace.entry import Entry, Loss, Mode
 from superscaler.trace.finish import finish
+from superscaler.trace.inputs import Inputs, bind
+from superscaler.trace.repeats import Irregular, Repeats
+from superscaler.trace.templates import Templates
 
 Precision = Literal["f32", "f64", "bf16"]
 _DTYPES = {"f32": torch.float32, "f64": torch.float64, "bf16": torch.bfloat16}
@@ -76,12 +80,10 @@ def trace(
     )
     copied.train(mode == "train")
     transformers_masks.prepare(copied)
-    entry = Entry(copied, inputs, loss, mode)
-    tensors = [fake_like(tensor, fake, kind) for tensor in inputs.tensors.values()]
     state = _shared_names(copied)
-    graph = capture(entry, tensors, fake, promote=dtype == "f64", position_ids="position_ids" in inputs.tensors)
-    names = Names(list(inputs.tensors), entry.results.names, _first_names(state), frozenset(_parameters(copied)))
-    draft = Drafter(names).walk(graph)
+    tracing = Tracing(fake, dtype == "f64", "position_ids" in inputs.tensors)
+    tensors = [fake_like(tensor, fake, kind) for tensor in inputs.tensors.values()]
+    draft = _drafted(Entry(copied, inputs, loss, mode), tensors, inputs, state, tracing)
     traced = Traced(finish(draft), state, draft.constants)
     if mode == "train" and not traced.graph.gradients:
         raise TraceError(
@@ -89,6 +91,33 @@ def trace(
             hint="parameter.requires_grad_(True); look for .detach() and torch.no_grad()",
         )
     return traced
+
+
+def _drafted(
+    entry: Entry, tensors: list[Tensor], inputs: Inputs, state: Mapping[str, tuple[str, ...]], tracing: Tracing
+) -> Draft:
+    """The draft, with repeated modules traced once; or, if that does not work out, traced whole."""
+    repeats = Repeats(entry)
+    templates = Templates(tracing.capture, tracing.mode)
+    first_names = {name: first for first, names in state.items() for name in names}
+    parameters = frozenset(name for name, _ in entry.model.named_parameters())
+
+    def draft(repeats: Repeats | None) -> Draft:
+        graph = tracing.capture(entry, tensors, repeats)
+        names = Names(list(inputs.tensors), entry.names, first_names, parameters)
+        return Drafter(names, repeats.calls if repeats else {}, templates).walk(graph)
+
+    if repeats:
+        with tracing.mode:
+            entry.anchor = nn.Parameter(torch.zeros(()))
+        try:
+            tracing.rehearse(entry, tensors, repeats)
+            if repeats:
+                return draft(repeats)
+        except (Irregular, SuperscalerError):
+            pass  # a true error shows again
+        entry.anchor = None
+    return draft(None)
 
 
 def _known(what: str, given: str, choices: Any) -> None:
@@ -108,11 +137,3 @@ def _shared_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
     for name, tensor in named:
         by_tensor.setdefault(id(tensor), []).append(name)
     return {names[0]: tuple(names) for names in by_tensor.values()}
-
-
-def _parameters(model: nn.Module) -> list[str]:
-    return [name for name, _ in model.named_parameters()]
-
-
-def _first_names(state: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    return {name: first for first, names in state.items() for name in names}

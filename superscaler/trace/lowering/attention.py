@@ -18,7 +18,7 @@ def _arguments(c: Call, *names: str) -> list[object]:
 def _attention(b: Builder, c: Call) -> Result:
     likes = [like for like in c.outs if like is not None]
     op = b.ops_of("superscaler.attention", _arguments(c, "query", "key", "value"), *likes)
-    b.sites[c["site"]] = op
+    b.sites[b.scope, c["site"]] = op
     return op.outputs
 
 
@@ -26,7 +26,7 @@ def _backward(target: str) -> Lowering:
     def lower(b: Builder, c: Call) -> Result:
         likes = [like for like in c.outs if like is not None]
         args = _arguments(c, "grad", "query", "key", "value", "out", "lse")
-        outputs = b.ops_of(target, args, *likes, twin=b.sites[c["site"]]).outputs
+        outputs = b.ops_of(target, args, *likes, twin=b.sites[b.scope, c["site"]]).outputs
         return outputs if len(likes) > 1 else outputs[0]
 
     return lower
@@ -36,12 +36,12 @@ def _dropout(b: Builder, c: Call) -> Result:
     x: Value = c["x"]
     out = b.op("superscaler.dropout", [x, c["p"], *_PLACE], c.out)
     assert out.op is not None
-    b.sites[c["site"]] = out.op
+    b.sites[b.scope, c["site"]] = out.op
     return out
 
 
 def _dropout_backward(b: Builder, c: Call) -> Result:
-    return b.op("superscaler.dropout", [c["grad"], c["p"], *_PLACE], c.out, twin=b.sites[c["site"]])
+    return b.op("superscaler.dropout", [c["grad"], c["p"], *_PLACE], c.out, twin=b.sites[b.scope, c["site"]])
 
 
 def _drawn(target: str) -> Lowering:

@@ -1,0 +1,230 @@
+"""Modules that repeat are traced once.
+
+Tracing costs a millisecond per op, and a deep model is one block over and over. A rehearsal runs the model on fake
+tensors and learns, for the first of several like modules (:mod:`.likeness`), what a call gives; while the model is
+traced, a stand-in without parameters makes each such call one opaque op; when the trace is written as a Graph, the op
+is replaced by the traced block, with the parameters of the member that was called.
+
+A call that does more than compute its results from its inputs and state (writes buffers or attributes, reads a number
+that is another in every member, has hooks) is not taken over. Whatever else goes wrong, the model is traced whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from superscaler.trace.inputs import SLOT, filled, is_static
+from superscaler.trace.likeness import alike
+from superscaler.trace.regions import Layout, call_region, encoded
+
+
+class Irregular(Exception):
+    """The repeated modules of a model cannot be traced once."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A call of one member that stands for all calls of its kind: where its tensors go, and what it gives."""
+
+    module: nn.Module
+    leaves: tuple[Any, ...]
+    spec: pytree.TreeSpec
+    inputs: tuple[Layout, ...]
+    out_leaves: tuple[Any, ...]
+    out_spec: pytree.TreeSpec
+    outputs: tuple[Layout, ...]
+    text: str  # ``outputs`` as an argument of the op
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call: of which kind, by the member at which path."""
+
+    template: Template
+    path: str
+
+
+@dataclass
+class _Member:
+    path: str
+    module: nn.Module
+    group: int
+    varying: tuple[tuple[str, str], ...]
+    regular: bool = True
+    hooks: list[int] = field(default_factory=list[int])
+
+
+class StandIn(nn.Module):
+    """Takes a module's place in its list: calls it, shows its attributes, passes for its class, has no parameters."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        vars(self)["_stands_for"] = module
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        return type(vars(self)["_stands_for"])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_stands_for"], name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return vars(self)["_stands_for"](*args, **kwargs)
+
+
+class Repeats:
+    """The repeated modules of a model, and their calls by number.
+
+    ``anchor``: a scalar that every call takes as its first input, so that results require a gradient where the
+    parameters, which are no inputs of the op, do.
+    """
+
+    def __init__(self, entry: Any) -> None:
+        self.calls: dict[int, Call] = {}
+        self._entry = entry
+        model: nn.Module = entry.model
+        self._members = [
+            _Member(path, model.get_submodule(path), number, group.varying)
+            for number, group in enumerate(alike(model))
+            for path in group.paths
+        ]
+        self._templates: dict[Any, Template | None] = {}
+        self._rehearsing = False
+        self._inside = False
+
+    def __bool__(self) -> bool:
+        return any(member.regular for member in self._members)
+
+    @contextmanager
+    def taken_over(self, *, rehearsing: bool) -> Generator[None]:
+        """Inside it the members' calls are opaque ops. ``rehearsing``: learn what kinds of calls there are."""
+        self._rehearsing = rehearsing
+        members = [member for member in self._members if member.regular]
+        for member in members:
+            member.hooks = _hooks(member.module)
+            member.module.forward = self._stub(member, member.module.forward)  # type: ignore[method-assign]
+            self._replace(member, StandIn(member.module))
+        try:
+            yield
+        finally:
+            for member in members:
+                self._replace(member, member.module)
+                del vars(member.module)["forward"]
+
+    def _replace(self, member: _Member, module: nn.Module) -> None:
+        owner, _, name = member.path.rpartition(".")
+        self._entry.model.get_submodule(owner)._modules[name] = module
+
+    def _stub(self, member: _Member, forward: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: self._called(member, forward, args, kwargs)
+
+    def _called(
+        self, member: _Member, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if self._inside:
+            return forward(*args, **kwargs)
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        settings = tuple(SLOT if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        inputs = tuple(Layout.of(x) for x in tensors)
+        key = member.group, repr(spec), repr(settings), inputs, torch.is_grad_enabled()
+        plain = all(leaf is SLOT or is_static(leaf) for leaf in settings) and not torch.is_autocast_enabled("cpu")
+        known = plain and _hooks(member.module) == member.hooks
+        if known and self._rehearsing and key not in self._templates:
+            return self._rehearsed(member, forward, key, _Arguments(settings, spec, inputs, args, kwargs))
+        template = self._templates.get(key) if known else None
+        if template is None:
+            if not self._rehearsing:
+                raise Irregular(f"{member.path} is called in a way that it was not in the rehearsal")
+            member.regular = False
+            return forward(*args, **kwargs)
+        number = len(self.calls)
+        self.calls[number] = Call(template, member.path)
+        results = call_region([self._entry.anchor, *tensors], template.text, number)
+        return filled(template.out_leaves, template.out_spec, results)
+
+    def _rehearsed(self, member: _Member, forward: Callable[..., Any], key: Any, given: _Arguments) -> Any:
+        """Run the member's own forward, and learn what it gives if it does nothing else."""
+        self._templates[key] = None
+        leaves = pytree.tree_leaves((given.args, given.kwargs))
+        before = _effects(member.module, leaves)
+        self._inside = True
+        try:
+            with _tripwires(member):
+                output = forward(*given.args, **given.kwargs)
+        except Exception:  # it may have read a tripwire: run it as it is, so that a true error shows
+            member.regular = False
+            return forward(*given.args, **given.kwargs)
+        finally:
+            self._inside = False
+        out_leaves, out_spec = pytree.tree_flatten(output)
+        tensors = [leaf for leaf in out_leaves if isinstance(leaf, Tensor)]
+        settings = tuple(SLOT if isinstance(leaf, Tensor) else leaf for leaf in out_leaves)
+        pure = _effects(member.module, leaves) == before
+        if pure and tensors and all(leaf is SLOT or is_static(leaf) for leaf in settings):
+            outputs = tuple(Layout.of(x) for x in tensors)
+            self._templates[key] = Template(
+                member.module, given.leaves, given.spec, given.inputs, settings, out_spec, outputs, encoded(outputs)
+            )
+        else:
+            member.regular = False
+        return output
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    leaves: tuple[Any, ...]
+    spec: pytree.TreeSpec
+    inputs: tuple[Layout, ...]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+def _hooks(module: nn.Module) -> list[int]:
+    """Numbers that change when somebody hooks into a module or replaces a forward below it."""
+    counts: list[int] = []
+    for child in module.modules():
+        own = vars(child)
+        counts.append(len(own["_forward_hooks"]) + len(own["_forward_pre_hooks"]) + len(own["_backward_hooks"]))
+        counts.append("forward" in own and child is not module)
+    return counts
+
+
+def _effects(module: nn.Module, leaves: Sequence[Any]) -> list[int]:
+    """Numbers that change when a module writes to a tensor or to itself."""
+    found = [x._version for x in (*leaves, *module.parameters(), *module.buffers()) if isinstance(x, Tensor)]
+    for child in module.modules():
+        found.extend(id(value) for name, value in sorted(vars(child).items()) if name != "forward")
+        found.extend(id(x) for x in vars(child)["_buffers"].values())
+        found.extend(len(value) for value in vars(child).values() if isinstance(value, list | dict))
+    return found
+
+
+class _Tripwire:
+    """Stands for a number or name that is another in every member: whoever looks at it fails."""
+
+    def _touched(self, *_: Any, **__: Any) -> NoReturn:
+        raise Irregular("a forward reads what tells its module from the others")
+
+    __bool__ = __eq__ = __ne__ = __hash__ = __str__ = __repr__ = __format__ = _touched  # type: ignore[assignment]
+
+
+@contextmanager
+def _tripwires(member: _Member) -> Generator[None]:
+    saved: list[tuple[dict[str, Any], str, Any]] = []
+    for path, name in member.varying:
+        own = vars(member.module.get_submodule(path))
+        saved.append((own, name, own[name]))
+        own[name] = _Tripwire()
+    try:
+        yield
+    finally:
+        for own, name, value in saved:
+            own[name] = value
