@@ -1,0 +1,274 @@
+"""Certified schedules against the bars of the project: ``python benchmarks/schedule.py [row ...] [--quick]``.
+
+Rows: linear, scale, real, frontier, mixed, honesty. F = B = W = 10 unless said; V is 2P stages of half the cost on P
+devices. Prints one line per figure with its bar and writes ``benchmarks/results/schedule.json``. ``--quick`` takes
+fewer draws and leaves out the largest sizes. Times are wall seconds of this machine: quote them with its load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import perf_counter
+
+from superscaler.scheduler import Problem, verify
+from superscaler.scheduler.certified import PipelineTimetable, solve_pipeline
+from superscaler.scheduler.flow import flow_of
+from superscaler.scheduler.frontier import scheduling_alone, unlimited_bound, with_relief
+from superscaler.scheduler.greedy import greedy, policies, tuning
+from superscaler.scheduler.greedy_back import greedy_back
+from superscaler.scheduler.pipeline import PipelineProblem, to_problem
+from superscaler.scheduler.playground import to_json
+from superscaler.scheduler.ramps import ramp_bound
+
+RESULTS = Path(__file__).parent / "results" / "schedule.json"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measured figure beside its bar; ``met`` is None where there is none to meet."""
+
+    row: str
+    what: str
+    measured: str
+    bar: str
+    met: bool | None
+
+
+def v(devices: int, microbatches: int, activations: int | None, comm: int = 0) -> PipelineProblem:
+    """A V of half stages."""
+    return PipelineProblem(2 * devices, microbatches, 5, 5, 5, comm, activations, placement="v")
+
+
+def timed(problem: PipelineProblem) -> tuple[PipelineTimetable, float]:
+    """The solved and verified timetable and the seconds that solving took."""
+    began = perf_counter()
+    table = solve_pipeline(problem)
+    seconds = perf_counter() - began
+    check(table)
+    return table, seconds
+
+
+def check(table: PipelineTimetable) -> None:
+    """Every dependency, lane and memory, by the verifier of the generic problem."""
+    verify(to_problem(table.problem, sends=False), [t for kind in table.starts for row in kind for t in row])
+
+
+def told(table: PipelineTimetable, seconds: float) -> str:
+    """Makespan, bound, gap and time."""
+    known = table.certificate
+    return f"{known.status} {known.makespan} (bound {known.bound}, gap {known.gap:.2%}) in {seconds:.2f} s"
+
+
+def linear(quick: bool) -> Iterator[Line]:
+    """Proof, linear: K = p at c = 0 and 1, and the memory-starved (8, 32, 4)."""
+    sizes = [(4, 8, 0.5), (4, 16, 0.5), (8, 16, 0.5), (8, 32, 0.5), (32, 128, 2.0)] + (
+        [] if quick else [(64, 256, 10.0)]
+    )
+    for p, m, limit in sizes:
+        for comm in (0, 1):
+            table, seconds = timed(PipelineProblem(p, m, comm=comm, max_activations=p))
+            met = table.certificate.status == "optimal" and seconds <= limit
+            yield Line("linear", f"({p},{m},{p}) c={comm}", told(table, seconds), f"proven in {limit} s", met)
+    table, seconds = timed(PipelineProblem(8, 32, max_activations=4))
+    met = table.certificate.status == "optimal" and table.makespan == 1510 and seconds <= 10
+    yield Line("linear", "(8,32,4)", told(table, seconds), "1510 proven in 10 s", met)
+    flow = flow_of(PipelineProblem(8, 32, max_activations=8))
+    began = perf_counter()
+    greedy(flow, tuning(flow, next(policies(flow))[0]))
+    first = perf_counter() - began
+    yield Line("linear", "first feasible schedule, (8,32,8)", f"{first:.4f} s", "0.1 s", first <= 0.1)
+
+
+def scale(quick: bool) -> Iterator[Line]:
+    """Scale: gap and time at 32 x 128 and 64 x 256, with communication, and at 1,024 micro-batches."""
+    for p, m, limit in ((32, 128, 2.0),) if quick else ((32, 128, 2.0), (64, 256, 10.0)):
+        for what, problem in (
+            ("linear K=p", PipelineProblem(p, m, max_activations=p)),
+            ("linear K=2p", PipelineProblem(p, m, max_activations=2 * p)),
+            ("V K=4p", v(p, m, 4 * p)),
+        ):
+            table, seconds = timed(problem)
+            met = table.certificate.gap == 0 and seconds <= limit
+            yield Line("scale", f"{what} {p}x{m}", told(table, seconds), f"gap 0 in {limit} s", met)
+        table, seconds = timed(v(p, m, 2 * p))
+        yield Line("scale", f"V K=2p {p}x{m}", told(table, seconds), "gap 1 %", table.certificate.gap <= 0.01)
+    for p, m, comm, bar in ((8, 32, 0, 0.01), (8, 32, 1, 0.02), (32, 128, 1, 0.05)):
+        table, seconds = timed(v(p, m, 2 * p, comm))
+        met = table.certificate.gap <= bar
+        yield Line("scale", f"V K=2p c={comm} {p}x{m}", told(table, seconds), f"gap {bar:.0%}", met)
+    yield from _many(PipelineProblem(8, 32, comm=1, max_activations=8), "linear K=p c=1")
+    yield from _many(v(8, 32, 16, comm=1), "V K=2p c=1")
+
+
+def _many(problem: PipelineProblem, what: str) -> Iterator[Line]:
+    """m = 1,024 against m = 32 (the best of three each, interleaved), and the time to write the slots."""
+    many = replace(problem, microbatches=1024)
+    short, long = [], []
+    for _ in range(3):
+        short.append(_solving(problem))
+        long.append(_solving(many))
+    ratio = min(long) / min(short)
+    measured = f"{min(long):.3f} s against {min(short):.3f} s: {ratio:.2f}x"
+    yield Line("scale", f"m=1024 over m=32, {what}", measured, "1.5x", ratio <= 1.5)
+    table = solve_pipeline(many)
+    check(table)
+    began = perf_counter()
+    to_json(table)
+    seconds = perf_counter() - began
+    yield Line("scale", f"writing the slots at m=1024, {what}", f"{seconds:.3f} s", "0.2 s", seconds <= 0.2)
+
+
+def _solving(problem: PipelineProblem) -> float:
+    began = perf_counter()
+    solve_pipeline(problem)
+    return perf_counter() - began
+
+
+def real(quick: bool) -> Iterator[Line]:
+    """Real costs: every stage's size drawn within 20 % of F:B:W = 100:120:90, c = 10, (8, 32)."""
+    draw = random.Random(2026)
+    gaps: dict[str, list[float]] = {"linear": [], "v": []}
+    for number in range(3 if quick else 20):
+        for placement, stages, half in (("linear", 8, 1), ("v", 16, 2)):
+            sizes = [draw.uniform(0.8, 1.2) / half for _ in range(stages)]
+            costs = [tuple(round(base * size) for size in sizes) for base in (100, 120, 90)]
+            table, seconds = timed(PipelineProblem(stages, 32, *costs, 10, 8 * half, placement=placement))
+            gaps[placement].append(table.certificate.gap)
+            bar, limit = (0.005, 20.0) if placement == "linear" else (0.03, None)
+            met = table.certificate.gap <= bar and (limit is None or seconds <= limit)
+            wanted = "gap 0.5 % in 20 s" if limit else "gap 3 %, aim 0.5 %"
+            yield Line("real", f"{placement}, draw {number}", told(table, seconds), wanted, met)
+    for placement, found in gaps.items():
+        under = sum(gap <= 0.005 for gap in found)
+        measured = f"worst {max(found):.2%}, mean {sum(found) / len(found):.2%}, {under} of {len(found)} within 0.5 %"
+        bar = 0.005 if placement == "linear" else 0.03
+        yield Line("real", f"{placement}, all draws", measured, f"gap {bar:.1%}", max(found) <= bar)
+
+
+def frontier(quick: bool) -> Iterator[Line]:
+    """The memory frontier of V at (8, 32), c = 0, alone and with swap and recomputation."""
+    bars = {16: (995, 995), 10: (1045, 0), 8: (1085, 1075)}
+    problem = v(8, 32, None)
+    curve = scheduling_alone(problem, (8, 10, 14, 16) if quick else range(4, 18))
+    for memory, table in curve.items():
+        check(table)
+        length, bound = bars.get(memory, (None, 0))
+        met = None if length is None else table.makespan <= length and table.certificate.bound >= bound
+        bar = "" if length is None else f"<= {length}" + (f", bound >= {bound}" if bound else "")
+        yield Line("frontier", f"V K={memory}", told(table, table.certificate.seconds), bar, met)
+    bound = unlimited_bound(problem).value
+    best: tuple[int, float] | None = None
+    for transfer in (5, 7, 10) if quick else (2, 4, 5, 6, 7, 8, 10, 15):
+        for memory in (8,) if quick else (4, 5, 6, 7, 8, 10, 12):
+            point = with_relief(curve, memory, transfer)
+            if point is None:
+                continue
+            measured = f"{point.makespan} (bound {bound}), bubble {point.bubble:.2%}: "
+            measured += f"{point.swaps} swaps, {point.recomputes} recomputed"
+            yield Line("frontier", f"V K={memory}, an activation moves in {transfer} ticks", measured, "", None)
+            if memory == 8 and point.bubble <= 0.045:
+                best = transfer, point.bubble
+    measured = "nowhere" if best is None else f"bubble {best[1]:.2%} where an activation moves in <= {best[0]} ticks"
+    yield Line("frontier", "half memory (K=8) with swap", measured, "where 4.5 % is possible", best is not None)
+
+
+def mixed(quick: bool) -> Iterator[Line]:
+    """Half of the devices twice as fast, stage sizes balanced to speed, c = 0: the share of the summed throughput."""
+    speed = (1,) * 4 + (2,) * 4
+    for what, problem, bar in (
+        ("V m=32", _balanced(v(8, 32, 16), speed), 0.95),
+        ("linear m=64", _balanced(PipelineProblem(8, 64, max_activations=8), speed), 0.95),
+        ("linear m=128", _balanced(PipelineProblem(8, 128, max_activations=8), speed), 0.95),
+        ("linear m=32", _balanced(PipelineProblem(8, 32, max_activations=8), speed), 0.93),
+    ):
+        table, seconds = timed(problem)
+        work = problem.microbatches * sum(sum(problem.costs(kind)) for kind in ("forward", "backward", "weight"))
+        share = work / (sum(speed) * table.makespan)
+        yield Line("mixed", what, f"{share:.2%}; {told(table, seconds)}", f"{bar:.0%}", share >= bar)
+
+
+def _balanced(problem: PipelineProblem, speed: tuple[int, ...]) -> PipelineProblem:
+    shape = problem.shape
+    costs = {
+        kind: tuple(cost * speed[shape.device(s)] for s, cost in enumerate(problem.costs(kind)))
+        for kind in ("forward", "backward", "weight")
+    }
+    return replace(problem, **costs, speed=speed)
+
+
+def honesty(quick: bool) -> Iterator[Line]:
+    """Exhaustive search and solver agree; no bound exceeds a schedule; the same seed gives the same schedule."""
+    from tests.scheduler.oracle import random_pipeline, shortest
+
+    count = 40 if quick else 200
+    agree = 0
+    for seed in range(1000, 1000 + count):
+        problem = random_pipeline(seed)
+        table = solve_pipeline(problem)
+        agree += table.certificate.status == "optimal" and table.makespan == shortest(_plain(problem))
+    yield Line("honesty", "exhaustive search agrees", f"{agree} of {count}", "all of 200", agree == count)
+    checked, above = 0, 0
+    draw = random.Random(5)
+    while checked < (400 if quick else 4000):
+        flow = flow_of(replace(random_pipeline(draw.randrange(10**9)), comm=draw.choice((0, 1))))
+        bound = ramp_bound(flow).value
+        for policy, back in draw.sample(list(policies(flow)), 8):
+            above += bound > flow.makespan((greedy_back if back else greedy)(flow, tuning(flow, policy)))
+            checked += 1
+    yield Line("honesty", "bounds above a feasible schedule", f"{above} of {checked}", "0 of 2000", above == 0)
+    problem = v(4, 16, 7, comm=1)
+    same = solve_pipeline(problem, effort=0.5).starts == solve_pipeline(problem, effort=0.5).starts
+    yield Line("honesty", "same seed, same schedule", str(same), "True (under load: see the tests)", same)
+
+
+def _plain(problem: PipelineProblem) -> Problem:
+    return to_problem(problem)
+
+
+ROWS: dict[str, Callable[[bool], Iterator[Line]]] = {
+    "linear": linear,
+    "scale": scale,
+    "real": real,
+    "frontier": frontier,
+    "mixed": mixed,
+    "honesty": honesty,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("rows", nargs="*", help="which rows (default: all)")
+    parser.add_argument("--quick", action="store_true", help="fewer draws and sizes")
+    options = parser.parse_args()
+    from ortools.sat.python import cp_model  # noqa: F401  (its import is no part of solving)
+
+    load = os.getloadavg()[0]
+    lines: list[Line] = []
+    for row in options.rows or ROWS:
+        for line in ROWS[row](options.quick):
+            lines.append(line)
+            mark = {True: "ok  ", False: "MISS", None: "    "}[line.met]
+            print(f"{mark} {line.row:<9} {line.what:<48} {line.measured}   [{line.bar}]", flush=True)
+    _write(lines, load)
+
+
+def _write(lines: list[Line], load: float) -> None:
+    """Rows measured now replace those of the same name; the others stay."""
+    old = json.loads(RESULTS.read_text())["lines"] if RESULTS.exists() else []
+    rows = {line.row for line in lines}
+    kept = [line for line in old if line["row"] not in rows]
+    RESULTS.parent.mkdir(exist_ok=True)
+    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "load before": round(load, 1)}
+    found = {"machine": machine, "lines": kept + [asdict(line) for line in lines]}
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
