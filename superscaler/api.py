@@ -69,6 +69,7 @@ def compile(
     not changed. Raises :class:`TraceError`, :class:`PlanError`, :class:`InfeasiblePlan`.
     """
     from superscaler.trace import trace
+    from superscaler.transforms.discover import discover_missing, verify_custom
 
     started = time.monotonic()
     script = _script(plan if plan is not None else getattr(type(model), "__superscaler_plan__", None))
@@ -78,6 +79,10 @@ def compile(
     if evaluate:
         progress("tracing for evaluation")
         graphs["eval"] = trace(model, tuple(args), dict(kwargs or {}), loss=loss, mode="eval", dtype=dtype).graph
+    progress("finding rules")
+    assumptions = dict.fromkeys(target for graph in graphs.values() for target in discover_missing(graph))
+    for graph in graphs.values():
+        verify_custom(graph)
     settings = {
         "seed": seed,
         "dtype": dtype,
@@ -93,6 +98,7 @@ def compile(
             "aliases": {other: names[0] for names in traced.state.values() for other in names[1:]},
         },
         settings=settings,
+        assumptions=tuple(assumptions),
         seed=seed,
         time_limit=time_limit,
         progress=progress,
@@ -107,6 +113,7 @@ def compile_graphs(
     *,
     model: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
+    assumptions: tuple[str, ...] = (),
     seed: int = 0,
     time_limit: float | None = None,
     progress: Progress = lambda message: None,
@@ -133,7 +140,7 @@ def compile_graphs(
     state = _state(placed)
     entries = {name: with_state(entry, state, space) for name, entry in entries.items()}
     workers = 1 + max(d for m in space.meshes for d in m.devices)
-    plan = Plan(entries, space, state, cluster, workers, model or {}, settings or {"seed": seed})
+    plan = Plan(entries, space, state, cluster, workers, model or {}, settings or {"seed": seed}, assumptions)
     _fits(plan)
     progress("checking")
     check(plan)

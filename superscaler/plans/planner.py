@@ -18,6 +18,7 @@ from superscaler.scheduler.constructive import schedules
 from superscaler.scheduler.cost import operations
 from superscaler.scheduler.tasks import SPLITS_WEIGHT
 from superscaler.transforms.cut import cut
+from superscaler.transforms.lower import layer_of
 from superscaler.transforms.place import MICRO, Directives, StageSpec
 
 PlanScript = Callable[["Planner"], None]
@@ -206,7 +207,7 @@ class Planner:
         layers: dict[str, list[Op]] = {}
         for op in self._forward:
             if op.module:
-                layers.setdefault(_layer(op), []).append(op)
+                layers.setdefault(layer_of(op.module), []).append(op)
         if len(layers) < count:
             raise PlanError(f"the model has {len(layers)} layers, too few for {count} stages")
         groups, costs = list(layers.values()), [sum(map(self._cost, ops)) for ops in layers.values()]
@@ -501,18 +502,11 @@ def _digit_of(size: int, ways: int, done: int = 1) -> tuple[int, int]:
     return size, 1
 
 
-def _layer(op: Op) -> str:
-    """The layer an op belongs to: its module path up to the first number, or all of it if there is none."""
-    parts = op.module.split(".")
-    numbered = next((i for i, p in enumerate(parts) if p.isdigit()), None)
-    return ".".join(parts[: numbered + 1]) if numbered is not None else op.module
-
-
 def _layers(ops: Sequence[Op]) -> list[list[Op]]:
     """Runs of ops of the same layer."""
     runs: list[tuple[str, list[Op]]] = []
     for op in ops:
-        key = _layer(op)
+        key = layer_of(op.module)
         if runs and runs[-1][0] == key:
             runs[-1][1].append(op)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from math import prod
 
@@ -41,7 +42,8 @@ def assemble(lowered: Lowered, schedule: Schedule) -> Entry:
     outside = _read_elsewhere(lowered)
     steps = {key: definitions.steps_of(lowered.bodies[key], outside[key]) for key in keys}
     roles = _roles(lowered)
-    programs = tuple(_Role(lowered, schedule, keys, steps, workers).program() for workers in roles)
+    posts = _posts(lowered, keys, schedule)
+    programs = tuple(_Role(lowered, schedule, keys, steps, workers, posts).program() for workers in roles)
     return Entry(
         lowered.tasks.graph,
         tuple(definitions.all),
@@ -95,6 +97,7 @@ class _Role:
         keys: list[Key],
         steps: dict[Key, tuple[Step, ...]],
         workers: tuple[int, ...],
+        posts: dict[tuple[int, int], int],
     ) -> None:
         self.lowered = lowered
         self.space = lowered.tasks.space
@@ -106,7 +109,7 @@ class _Role:
         mine = {keys.index(key): key for key in self.keys}
         slots = [(mine[s.block], s) for s in schedule.slots if s.block in mine]
         collective = {key for key in self.keys if any(isinstance(step, Collective) for step in steps[key])}
-        self.items = _merge(slots, collective)
+        self.items = _merge(slots, posts, collective)
         self.meshes = meshes
         self.number: dict[int, int] = {}
         self.values: list[Value] = []
@@ -243,24 +246,55 @@ def _touches(block: Block) -> set[int]:
     return found
 
 
-def _merge(slots: list[tuple[Key, Slot]], collective: set[Key]) -> list[tuple[Key, Slot]]:
+def _posts(lowered: Lowered, keys: list[Key], schedule: Schedule) -> dict[tuple[int, int], int]:
+    """When each transfer can be posted, on both its ends: as soon as the computation before it on the sender is over.
+
+    Its slot may be later, behind other transfers on the same link; who posts it then, computes in between.
+    """
+    ends: dict[str, list[int]] = defaultdict(list)
+    senders: dict[int, Key] = {}
+    for slot in schedule.slots:
+        key = keys[slot.block]
+        if lowered.bodies[key].lane == "compute":
+            ends[key.mesh].append(slot.end)
+    for found in ends.values():
+        found.sort()
+    for key in keys:
+        senders |= {step.comm: key for step in lowered.bodies[key].steps if isinstance(step, Send)}
+    posts: dict[tuple[int, int], int] = {}
+    for slot in schedule.slots:
+        comms = [s.comm for s in lowered.bodies[keys[slot.block]].steps if isinstance(s, Send | Recv)]
+        if comms:
+            over = ends[senders[comms[0]].mesh]
+            before = bisect_right(over, slot.start)
+            posts[slot.block, slot.microbatch] = over[before - 1] if before else 0
+    return posts
+
+
+def _merge(
+    slots: list[tuple[Key, Slot]], posts: dict[tuple[int, int], int], collective: set[Key]
+) -> list[tuple[Key, Slot]]:
     """One order of a role's tasks: compute by start; communication posted as early as the global order allows.
 
-    All communications are ordered by the time at which they are due, on every worker alike; a task that communicates
-    inside (``collective``) counts at its start. So every worker's order is a part of one global order, and none can
-    wait in a circle.
+    All communications are ordered by the time at which they can be posted, on every worker alike; a task that
+    communicates inside (``collective``) counts at its start. So every worker's order is a part of one global order, and
+    none can wait in a circle.
     """
     compute = [(k, s) for k, s in slots if k.kind not in ("send", "recv")]
-    comms = [(s.start, k.tag, s.microbatch, k, s) for k, s in slots if k.kind in ("send", "recv")]
-    comms.sort(key=lambda e: (e[0], e[1], e[2], e[3].kind))
+    comms = [
+        (posts[s.block, s.microbatch], s.start, k.tag, s.microbatch, k, s)
+        for k, s in slots
+        if k.kind in ("send", "recv")
+    ]
+    comms.sort(key=lambda e: (*e[:4], e[4].kind))
     comms.reverse()
     merged: list[tuple[Key, Slot]] = []
     for key, slot in compute:
         until = slot.start if key in collective else slot.end - 1
         while comms and comms[-1][0] <= until:
-            merged.append(comms.pop()[3:])
+            merged.append(comms.pop()[4:])
         merged.append((key, slot))
-    return [*merged, *(entry[3:] for entry in reversed(comms))]
+    return [*merged, *(entry[4:] for entry in reversed(comms))]
 
 
 def held(shape: tuple[int, ...], dtype: str, layout: Layout, space: Space, workers: tuple[int, ...]) -> int:

@@ -214,7 +214,9 @@ class Lowering:
     def key_of(self, op: Op, mesh: str) -> Key:
         placed = self.tasks.placed[op.name]
         stage = next(s for s in placed.stages if self.tasks.stages[s] == mesh)
-        return Key(placed.kind, stage if placed.over else -1, mesh, self.level[op.name])
+        # The optimizer's tasks are layer by layer, so that a gradient can go as soon as its layer is done.
+        tag = layer_of(op.module) if placed.kind == "optimizer" else ""
+        return Key(placed.kind, stage if placed.over else -1, mesh, self.level[op.name], tag)
 
     # --- ops --------------------------------------------------------------------------------------------------------
 
@@ -586,6 +588,13 @@ class Lowering:
         send.steps.append(Send(number, which, comm))
         recv.steps.append(Recv(arrived, which, comm, number if shared else -1))
         return recv.key
+
+
+def layer_of(module: str) -> str:
+    """The layer of a module path: up to its first number, or all of it if there is none."""
+    parts = module.split(".")
+    numbered = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    return ".".join(parts[: numbered + 1]) if numbered is not None else module
 
 
 def _when(placed: Placement) -> int:

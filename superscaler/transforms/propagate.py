@@ -106,7 +106,9 @@ class Propagation:
             return
         rule = self.rule(op)
         for i, name in enumerate(op.inputs):
-            self._fact(name, split_state(rule, split, output=False, index=i))
+            # How state is kept says nothing of how a gradient is best computed.
+            if op.phase != "optimizer" or self.graph.tensor[name].kind != "activation":
+                self._fact(name, split_state(rule, split, output=False, index=i))
         for i, name in enumerate(op.outputs):
             self._fact(name, split_state(rule, split, output=True, index=i))
 
