@@ -143,14 +143,17 @@ class GPT(nn.Module):
         if config.tied:
             self.head.weight = self.embedding.weight
 
-    def logits(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Scores of the next token: [batch, seq] -> [batch, seq, vocab]. ``positions``: of the tokens (0, 1, …)."""
+    def logits(self, ids: Tensor, positions: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+        """Scores of the next token: [batch, seq] -> [batch, seq, vocab].
+
+        ``positions``: of the tokens; 0, 1, … by default. ``keep``: the indices of those whose scores are asked for.
+        """
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)
         x = self.dropout(self.embedding(ids) + self.positions(positions))
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x))
+        return self.head(self.norm(x if keep is None else x[:, keep]))
 
     def forward(self, ids: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(self.logits(ids).flatten(0, 1), labels.flatten(), ignore_index=IGNORE)

@@ -27,7 +27,7 @@ def test_every_layer_gets_two_caches_which_the_entry_updates() -> None:
         ("values", (32, 1, 4, 8)),
     ] * 2
     assert set(graph.updates) == {t.name for t in caches}
-    assert graph.inputs == ("ids", "positions", "start")
+    assert graph.inputs == ("ids", "positions", "keep", "start")
     assert not [op for op in graph.ops if op.target == "superscaler.attention"]
 
 

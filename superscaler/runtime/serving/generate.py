@@ -44,7 +44,7 @@ def stream(job: Job, prompt: Sequence[int], max_new_tokens: int, *, end: Collect
             yield token
             if token in end or length + 1 == len(prompt) + max_new_tokens:
                 return
-            logits = _run(job, "decode", [token], [length], length)[0]
+            logits = _run(job, "decode", [token], [length], length, 0)
     finally:
         if not job.closed:
             job.empty_caches()
@@ -61,19 +61,20 @@ def _prefill(job: Job, prompt: list[int]) -> Tensor:
     piece = int(job.plan.settings["decoder"]["prompt"])
     *whole, final = range(0, len(prompt), piece)
     for start in whole:
-        _run(job, "prefill", prompt[start : start + piece], [*range(start, start + piece)], start)
+        _run(job, "prefill", prompt[start : start + piece], [*range(start, start + piece)], start, 0)
     last = len(prompt) - 1
     padding = final + piece - len(prompt)
     ids = [*prompt[final:], *[0] * padding]
-    return _run(job, "prefill", ids, [*range(final, last + 1), *[last] * padding], final)[last - final]
+    return _run(job, "prefill", ids, [*range(final, last + 1), *[last] * padding], final, last - final)
 
 
-def _run(job: Job, entry: str, ids: list[int], positions: list[int], start: int) -> Tensor:
-    """The logits [tokens, vocab]."""
+def _run(job: Job, entry: str, ids: list[int], positions: list[int], start: int, keep: int) -> Tensor:
+    """The logits [vocab] behind token ``keep`` of ``ids``."""
     found = job.results(
         entry,
         ids=torch.tensor([ids]),
         positions=torch.tensor([positions]),
-        start=torch.tensor(start, dtype=torch.int64),
+        keep=torch.tensor([keep]),
+        start=torch.tensor(start),
     )
-    return found["logits"][0]
+    return found["logits"][0, 0]
