@@ -52,6 +52,10 @@ FREE = frozenset(
 """Ops that are computed again wherever their result is read: views of what is there anyway, and constants."""
 
 
+MODEL = ("forward", "backward", "weight", "recompute")
+"""The kinds of block that run the model itself."""
+
+
 class Key(NamedTuple):
     """Names a block: what kind, of which stage, on which mesh, in which segment; ``tag`` tells transfers apart."""
 
@@ -281,7 +285,7 @@ class Lowering:
         inside = [v for v in body.versions(tensor) if self._reaches(v, layout)]
         if inside:
             return self._best(inside, layout)
-        settled = [v for v, _ in self.made.get((tensor, mesh), []) if v in self.settled and self._in_time(v, body)]
+        settled = [v for v, _ in self._made(tensor, body) if v in self.settled and self._in_time(v, body)]
         if settled:
             return self._best(settled, layout)
         producer = self.graph.producer.get(tensor)
@@ -290,7 +294,8 @@ class Lowering:
                 self._source(tensor, mesh)
         elif self._again(producer, body):
             self.emit(producer, body)
-            return body.versions(tensor)[0]
+            versions = body.versions(tensor)
+            return self._best([v for v in versions if self._reaches(v, layout)] or versions, layout)
         elif producer.target in FREE and mesh in self.meshes_of(self.tasks.placed[producer.name]):
             home = self.key_of(producer, mesh)
             if not any(key == home for _, key in self.made.get((tensor, mesh), [])):
@@ -301,9 +306,13 @@ class Lowering:
             return self._best([v for v in usable if self._reaches(v, layout)] or usable, layout)
         return self._over_time(self._reduced_first(made), body) if made else None
 
+    def _made(self, tensor: str, body: Body) -> list[tuple[int, Key]]:
+        """The values of a tensor on the body's mesh, with the blocks that made them, which may all stand before it."""
+        return [(v, key) for v, key in self.made.get((tensor, body.key.mesh), []) if _may_precede(key, body.key)]
+
     def _kept(self, tensor: str, body: Body) -> list[int]:
         """The values of a tensor on the body's mesh; where it was recomputed, those of the backward."""
-        made = self.made.get((tensor, body.key.mesh), [])
+        made = self._made(tensor, body)
         producer = self.graph.producer.get(tensor)
         if producer is not None and producer.name in self.tasks.recompute and body.key.kind in ("backward", "weight"):
             again = [v for v, key in made if key.kind == "backward"]
@@ -334,7 +343,7 @@ class Lowering:
             return True
         if op.name not in self.tasks.recompute or placed.kind != "forward":
             return False
-        made = self.made.get((op.outputs[0], body.key.mesh), [])
+        made = self._made(op.outputs[0], body)
         done = any(key.kind == "backward" and (v in self._filled or not self._turns_of(v, body)) for v, key in made)
         return body.key.kind in ("backward", "weight") and not done
 
@@ -537,6 +546,7 @@ class Lowering:
             home = self.body(self.key_of(producer, mesh), self.tasks.placed[producer.name].over)
             self.need(tensor, self.layouts_of(producer, mesh)[1][producer.outputs.index(tensor)], home)
         made = [entry for (t, _), entries in self.made.items() if t == tensor for entry in entries]
+        made = [(v, key) for v, key in made if _may_precede(key, body.key)] or made
         if not made:
             raise PlanError(f"nothing computes {tensor!r} before stage {body.key.stage} reads it")
         usable = [e for e in made if self.values[e[0]].over in ((), body.over)]
@@ -595,6 +605,13 @@ def layer_of(module: str) -> str:
     parts = module.split(".")
     numbered = next((i for i, part in enumerate(parts) if part.isdigit()), None)
     return ".".join(parts[: numbered + 1]) if numbered is not None else module
+
+
+def _may_precede(first: Key, second: Key) -> bool:
+    """Whether ``second`` may read from ``first``: what is made for weight gradients, or in a later segment, is later."""
+    if first.kind not in MODEL or second.kind not in MODEL:
+        return True
+    return first.level <= second.level and (first.kind != "weight" or second.kind == "weight")
 
 
 def _when(placed: Placement) -> int:
