@@ -169,7 +169,9 @@ OURS: dict[str, Callable[[int], Case]] = {
     "our gpt": lambda batch: ours("gpt", batch),
     "our swin": lambda batch: ours("swin", batch, image=16, hidden=8),
     "our t5": lambda batch: ours("t5", batch, vocab=48, hidden=16, heads=4, head_size=4, ffn=24, context=7),
-    "our alphafold2": lambda batch: ours("alphafold2", batch, blocks=1, cycles=2, residues=5, sequences=3, extra_sequences=4),
+    "our alphafold2": lambda batch: ours(
+        "alphafold2", batch, blocks=1, cycles=2, residues=5, sequences=3, extra_sequences=4
+    ),
 }
 FAMILIES = {**HUGGING_FACE, **OURS}
 

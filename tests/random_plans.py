@@ -1,4 +1,4 @@
-"""Plans drawn at random: every op may be split, replicated or computed again as chance has it, and all must be exact."""
+"""Plans drawn at random: every op may be split, replicated or computed again as chance has it; all are exact."""
 
 from __future__ import annotations
 
