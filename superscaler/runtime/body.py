@@ -10,6 +10,7 @@ import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import torch
@@ -37,15 +38,24 @@ FUSED: dict[str, Callable[..., Any]] = {
 }
 
 
+Dtypes = Mapping[int, tuple[torch.dtype, torch.dtype]]  # position -> dtype of an output, and of its storage
+
+
 @dataclass(frozen=True)
 class Outputs:
-    """What becomes of a definition's outputs, by position: ``stored`` in given storage, ``owned`` (they outlive the
-    task, so they need storage of their own). ``updated``: first outputs (local numbers) of the rows whose outputs
-    overwrite their operands."""
+    """What becomes of a definition's outputs, by position: ``stored`` in given storage, ``added`` to what is in it,
+    ``owned`` (they outlive the task, so they need storage of their own). ``updated``: first outputs (local numbers) of
+    the rows whose outputs overwrite their operands."""
 
     stored: tuple[int, ...] = ()
+    added: tuple[int, ...] = ()
     owned: tuple[int, ...] = ()
     updated: tuple[int, ...] = ()
+
+    @property
+    def given(self) -> tuple[int, ...]:
+        """The outputs whose storage is given, in the order in which the body takes it."""
+        return tuple(sorted((*self.stored, *self.added)))
 
 
 @dataclass(frozen=True)
@@ -59,22 +69,20 @@ class Body:
     copied: int
 
 
-def build(
-    name: str, resolved: Resolved, outs: tuple[int, ...], uses: Outputs, dtypes: Mapping[int, torch.dtype]
-) -> Body:
-    """The body of a resolved call. ``outs``: the definition's outputs; ``dtypes``: of the outputs, by local number."""
+def build(name: str, resolved: Resolved, outs: tuple[int, ...], uses: Outputs, dtypes: Dtypes) -> Body:
+    """The body of a resolved call. ``outs``: the definition's outputs; ``dtypes``: of each and of its storage."""
     return _Builder(name, resolved, outs, uses, dtypes).build()
 
 
 class _Builder:
-    def __init__(
-        self, name: str, resolved: Resolved, outs: tuple[int, ...], uses: Outputs, dtypes: Mapping[int, torch.dtype]
-    ) -> None:
+    def __init__(self, name: str, resolved: Resolved, outs: tuple[int, ...], uses: Outputs, dtypes: Dtypes) -> None:
         self.name = name
         self.resolved = resolved
         self.outs = outs
         self.uses = uses
-        self.dtypes = dtypes
+        self.added = frozenset(outs[p] for p in uses.added)
+        self.itemsize = {outs[p]: kept.itemsize for p, (_, kept) in dtypes.items()}
+        self.same = {outs[p]: made == kept for p, (made, kept) in dtypes.items()}
         self.graph = fx.Graph()
         self.nodes: dict[int, fx.Node] = {}
         self.parameters: list[fx.Node] = []
@@ -88,7 +96,7 @@ class _Builder:
             self.nodes[i] = self.graph.placeholder(f"x{i}")
         self.parameters = [self.graph.placeholder(f"p{i}") for i in range(len(self.resolved.bindings))]
         self.seed = self.graph.placeholder("seed") if any("@seed" in leaves(line.args) for line in lines) else None
-        for position in self.uses.stored:
+        for position in self.uses.given:
             self.storage[self.outs[position]] = self.graph.placeholder(f"out{position}")
         short = fused(lines, self._shapes(), keep=frozenset(self.outs))
         for line in short:
@@ -106,13 +114,9 @@ class _Builder:
 
     def _line(self, line: Line) -> None:
         function = ops.INPLACE[line.target][0] if line.outs[0] in self.uses.updated else None
-        stored = self.storage.get(line.outs[0]) if len(line.outs) == 1 else None
         args, kwargs = self._args(line)
-        if function is None and stored is not None:
-            form = out_form(line.target)
-            if form is not None:
-                self.nodes[line.outs[0]] = self.graph.call_function(form, args, {**kwargs, "out": stored})
-                return
+        if function is None and len(line.outs) == 1 and self._direct(line, args, kwargs):
+            return
         result = self.graph.call_function(function or function_of(line.target), args, kwargs)
         result.meta["line"] = line
         if len(line.outs) == 1:
@@ -120,6 +124,22 @@ class _Builder:
             return
         for k in range(len(line.outs)):
             self._output(line, k, self.graph.call_function(operator.getitem, (result, k)))
+
+    def _direct(self, line: Line, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether the op itself writes, or adds, its one result to the given storage."""
+        number = line.outs[0]
+        storage = self.storage.get(number)
+        if storage is None or not self.same[number]:
+            return False
+        if number in self.added:
+            if line.target == "aten.mm.default" and not kwargs:
+                self.nodes[number] = self.graph.call_method("addmm_", (storage, *args))
+                return True
+            return False
+        form = out_form(line.target)
+        if form is not None:
+            self.nodes[number] = self.graph.call_function(form, args, {**kwargs, "out": storage})
+        return form is not None
 
     def _args(self, line: Line) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return tuple(self._arg(a, line) for a in line.args), {k: self._arg(v, line) for k, v in line.kwargs}
@@ -136,18 +156,20 @@ class _Builder:
     def _output(self, line: Line, k: int, node: fx.Node) -> None:
         number = line.outs[k]
         storage = self.storage.get(number)
-        if storage is not None:
+        if number in self.added:
+            node = self.graph.call_method("add_", (storage, node))
+        elif storage is not None:
             node = self.graph.call_method("copy_", (storage, node))
             self.copies += 1
-            self.copied += _volume(line.shapes[k]) * self.dtypes[number].itemsize
+            self.copied += prod(line.shapes[k]) * self.itemsize[number]
         elif any(self.outs[p] == number for p in self.uses.owned):
             how = "clone" if line.target in VIEWS else "contiguous"
             node = self.graph.call_method(how, (node,), {"memory_format": torch.contiguous_format})
         self.nodes[number] = node
 
     def _return(self) -> None:
-        kept = tuple(p for p in range(len(self.outs)) if p not in self.uses.stored)
-        for p in self.uses.stored:
+        kept = tuple(p for p in range(len(self.outs)) if p not in self.uses.given)
+        for p in self.uses.given:
             if self.outs[p] < len(self.resolved.shapes):
                 raise RunError(f"{self.name}: output {p} is an input of the definition")
         nodes = [self.nodes[self.outs[p]] for p in kept]
@@ -180,13 +202,6 @@ def out_form(target: str) -> Callable[..., Any] | None:
         if [str(a.type) for a in arguments[:-1]] == wanted and arguments[-1].name == "out":
             return form
     return None
-
-
-def _volume(shape: Shape) -> int:
-    n = 1
-    for size in shape:
-        n *= size
-    return n
 
 
 def leaves(args: tuple[Any, ...]) -> list[Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ from superscaler.runtime.comm import Comm, Key
 from superscaler.runtime.compiling import Examples
 from superscaler.runtime.packing import Packing, packing
 from superscaler.runtime.resolve import Resolved, Resolver, Shape
-from superscaler.runtime.storage import Place, at_of, reads
+from superscaler.runtime.storage import Place, at_of, reads, writes
 from superscaler.runtime.updates import InPlace, in_place
 
 Prepare = Callable[[Body, Examples], Callable[..., Any]]
@@ -54,31 +54,43 @@ class Context:
     resolver: Resolver
     bodies: dict[Any, tuple[Body, Callable[..., Any]]] = field(default_factory=dict)
 
-    def body(self, call: Call, resolved: Resolved, uses: Outputs) -> Callable[..., Any]:
-        """What runs a call at these shapes, made once for all calls that are equal in that."""
-        key = (call.definition, resolved.lines, resolved.shapes, uses)
+    def body(self, call: Call, resolved: Resolved, uses: Outputs, storage: Mapping[int, int]) -> Callable[..., Any]:
+        """What runs a call at these shapes, made once for all calls that are equal in that.
+
+        ``storage``: outputs, by position, that go into the storage of another value.
+        """
+        into = tuple((p, self.binding.dtype(v)) for p, v in sorted(storage.items()))
+        key = (call.definition, resolved.lines, resolved.shapes, uses, into)
         found = self.bodies.get(key)
         if found is None:
             definition = self.binding.entry.definitions[call.definition]
-            dtypes = {n: self.binding.dtype(v) for n, v in zip(definition.outs, call.outs, strict=True)}
+            made = [self.binding.dtype(v) for v in call.outs]
+            dtypes = {p: (d, self.binding.dtype(storage.get(p, call.outs[p]))) for p, d in enumerate(made)}
             body = build(f"definition_{call.definition}", resolved, definition.outs, uses, dtypes)
-            function = self.prepare(body, lambda: self._examples(call, definition, resolved, uses))
+            examples = self._examples(call, definition, resolved, [(p, dtypes[p][1]) for p in uses.given])
+            function = self.prepare(body, examples)
             found = self.bodies[key] = (body, function)
         return found[1]
 
-    def _examples(self, call: Call, definition: Definition, resolved: Resolved, uses: Outputs) -> list[Any]:
+    def _examples(
+        self, call: Call, definition: Definition, resolved: Resolved, storage: list[tuple[int, torch.dtype]]
+    ) -> Examples:
         """Arguments of a body, all zeros."""
         shapes = dict(enumerate(resolved.shapes))
         for line in resolved.lines:
             shapes.update(zip(line.outs, line.shapes, strict=True))
 
-        def zeros(shape: Shape, value: int) -> Tensor:
-            return torch.zeros(shape, dtype=self.binding.dtype(value), device=self.device)
+        def zeros(shape: Shape, dtype: torch.dtype) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=self.device)
 
-        given: list[Any] = [zeros(shape, v) for shape, v in zip(resolved.shapes, call.ins, strict=True)]
-        given += resolved.bindings
-        given += [(0, 0)] if draws(definition) else []
-        return given + [zeros(shapes[definition.outs[p]], call.outs[p]) for p in uses.stored]
+        def examples() -> list[Any]:
+            ins = zip(resolved.shapes, call.ins, strict=True)
+            given: list[Any] = [zeros(shape, self.binding.dtype(v)) for shape, v in ins]
+            given += resolved.bindings
+            given += [(0, 0)] if draws(definition) else []
+            return given + [zeros(shapes[definition.outs[p]], dtype) for p, dtype in storage]
+
+        return examples
 
 
 def emit(context: Context, number: int) -> Code:
@@ -94,7 +106,7 @@ class _Block:
         self.block: Block = self.binding.program.blocks[number]
         self.alias: dict[int, int] = {}  # value -> the state value that it has become
         self.begun: set[str] = set()  # locals that have been written
-        self.fresh: dict[int, tuple[int, int]] = {}
+        self.absorbed: set[int] = set()  # steps that a call carries out itself
         kind = re.sub(r"\W", "_", self.block.kind)
         self.out = Emitter(f"{kind}_{number}", self.block, self.var)
 
@@ -175,7 +187,8 @@ class _Block:
     def _call(self, i: int, call: Call) -> None:
         definition = self.binding.entry.definitions[call.definition]
         updates = in_place(self.binding.program, self.block, i, definition)
-        uses = self._uses(call, updates)
+        sums = self._sums(i, call)
+        uses = self._uses(call, updates, sums)
         resolved: dict[int, Resolved] = {}
 
         def resolve(j: int) -> Resolved:
@@ -184,30 +197,64 @@ class _Block:
                 resolved[j] = self.context.resolver.call(definition, call, coords)
             return resolved[j]
 
-        function = self.out.entry(lambda j: self.context.body(call, resolve(j), uses))
+        def function_of(j: int) -> Callable[..., Any]:
+            begins = {p: (self.number, j, k) in self.context.first for p, k in sums.items()}
+            stored = (*uses.stored, *(p for p, first in begins.items() if first))
+            added = tuple(p for p, first in begins.items() if not first)
+            into = {p: self._sum(k).into for p, k in sums.items()}
+            return self.context.body(call, resolve(j), replace(uses, stored=stored, added=added), into)
+
+        function = self.out.entry(function_of)
         args = [self.var(v, call.at) for v in call.ins]
         if _parametrised(definition):
             args.append("*" + self.out.entry(lambda j: resolve(j).bindings))
         if draws(definition):
             args.append("seed")
-        args += [self.var(call.outs[p], call.at) for p in uses.stored]
+        places = {p: self.var(call.outs[p], call.at) for p in uses.stored}
+        places |= {p: self.var(self._sum(k).into, call.at) for p, k in sums.items()}
+        args += [places[p] for p in sorted(places)]
         self.alias.update(updates.state)
-        kept = [p for p in range(len(call.outs)) if p not in uses.stored]
+        self.absorbed.update(sums.values())
+        kept = [p for p in range(len(call.outs)) if p not in places]
         targets = ["_" if call.outs[p] in updates.state else self.var(call.outs[p], call.at) for p in kept]
         assignment = f"{', '.join(targets)} = " if any(t != "_" for t in targets) else ""
         self.out.line(f"{assignment}{function}({', '.join(args)})")
 
-    def _uses(self, call: Call, updates: InPlace) -> Outputs:
+    def _sum(self, step: int) -> Accumulate:
+        found = self.block.steps[step]
+        assert isinstance(found, Accumulate)
+        return found
+
+    def _sums(self, i: int, call: Call) -> dict[int, int]:
+        """Outputs, by position, that the body itself adds to a sum in the arena: the number of the step that says so.
+
+        Nobody else reads such an output, and nothing between touches the sum.
+        """
+        found: dict[int, int] = {}
+        for p, value in enumerate(call.outs):
+            readers = [k for k, s in enumerate(self.block.steps) if value in reads(s) and at_of(s) == call.at]
+            if self.place(value) != "local" or len(readers) != 1 or readers[0] < i:
+                continue
+            step = self.block.steps[readers[0]]
+            if not isinstance(step, Accumulate) or self.place(step.into) != "arena":
+                continue
+            between = self.block.steps[i : readers[0]]
+            if not any(step.into in (*reads(s), *writes(s)) for s in between):
+                found[p] = readers[0]
+        taken = [self._sum(k).into for k in found.values()]
+        return {p: k for p, k in found.items() if taken.count(self._sum(k).into) == 1}
+
+    def _uses(self, call: Call, updates: InPlace, sums: Mapping[int, int]) -> Outputs:
         stored: list[int] = []
         owned: list[int] = []
         for p, value in enumerate(call.outs):
-            if value in updates.state:
+            if value in updates.state or p in sums:
                 continue
             if self.place(value) == "arena":
                 stored.append(p)
             elif self.place(value) == "held" or self._stolen(value, call.at):
                 owned.append(p)
-        return Outputs(tuple(stored), tuple(owned), updates.rows)
+        return Outputs(tuple(stored), (), tuple(owned), updates.rows)
 
     def _stolen(self, value: int, at: At) -> bool:
         """Whether a local result may become the start of a sum: its only reader is the Accumulate that takes it."""
@@ -218,6 +265,8 @@ class _Block:
         return self.place(into) != "arena" and self.binding.dtype(into) == self.binding.dtype(value)
 
     def _accumulate(self, i: int, step: Accumulate) -> None:
+        if i in self.absorbed:
+            return
         into, src = self.var(step.into, step.at), self.var(step.src, step.at)
         made = any(isinstance(s, Call) and step.src in s.outs for s in self.block.steps)
         stolen = made and self._stolen(step.src, step.at)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import torch
 from torch import nn
 
@@ -31,6 +32,8 @@ from superscaler.ir.program import (
     Value,
 )  # fmt: skip
 from superscaler.ir.rules.rule import Split
+from superscaler.runtime.binding import Binding
+from superscaler.runtime.storage import places
 from superscaler.transforms.reshard import route
 
 B, I, H, O = 8, 4, 6, 5  # noqa: E741
@@ -165,7 +168,7 @@ BACKWARD = "gy h2t gw2 w2t gh2 gh1 gb1 xt gw1"
 UPDATE = "clip w1n b1n w2n"
 
 
-def whole(*, arena: bool = False) -> Plan:
+def whole() -> Plan:
     """One worker: forward, backward, update."""
     graph = two_layers()
     space = Space((), (Mesh("m", (), (), (0,)),))
@@ -179,12 +182,6 @@ def whole(*, arena: bool = False) -> Plan:
     update = b.call(UPDATE, (w1, b1, w2, gw1, gb1, gw2, lr), (w1n, b1n, w2n))
     optimizer = b.block("optimizer", update, Commit(w1n, w1), Commit(b1n, b1), Commit(w2n, w2))
     b.run((forward, 0), (backward, 0, (h1, h2)), (optimizer, 0))
-    if arena:
-        offset = 0
-        for value in (h1, h2, gw1, gb1, gw2):
-            size = -(-graph.tensor[b.values[value].tensor].bytes // 64) * 64
-            b.buffers.append(Buffer(value, size, (offset,)))
-            offset += size
     state = {"w1": w1, "b1": b1, "w2": w2}
     program = b.program({"x": x, "lr": lr}, state, {"w1": gw1, "b1": gb1, "w2": gw2}, loss=loss)
     return plan_of(graph, space, [program], b.definitions, 1, dict.fromkeys(state, Layout("m")))
@@ -291,6 +288,27 @@ def _one_f_one_b(b: Builder, microbatches: int, ahead: int, forward: int, send: 
             b.run((forward, j), (send, j))
         if j >= ahead:
             b.run((recv, j - ahead), (backward, j - ahead))
+
+
+def in_arena(plan: Plan) -> Plan:
+    """The plan with a place in the arena for every value that outlives its task."""
+    entry = plan.entries["train"]
+    programs = tuple(_with_buffers(plan, program) for program in entry.programs)
+    return msgspec.structs.replace(plan, entries={"train": msgspec.structs.replace(entry, programs=programs)})
+
+
+def _with_buffers(plan: Plan, program: Program) -> Program:
+    entry = plan.entries["train"]
+    bound = Binding(plan, entry, program, program.workers[0])
+    buffers: list[Buffer] = []
+    end = 0
+    for value, place in enumerate(places(program)):
+        if place == "held":
+            size = -(-bound.tensor(value).bytes // 64) * 64
+            count = len(bound.instances(value))
+            buffers.append(Buffer(value, size, tuple(end + size * i for i in range(count))))
+            end += size * count
+    return msgspec.structs.replace(program, buffers=tuple(buffers), arena=end)
 
 
 # --- what plain torch makes of it ------------------------------------------------------------------------------------

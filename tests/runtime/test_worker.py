@@ -17,7 +17,6 @@ from superscaler.runtime.launch import launch
 
 PLANS: dict[str, Callable[[], Plan]] = {
     "one worker": plans.whole,
-    "one worker with an arena": lambda: plans.whole(arena=True),
     "tensor parallel": plans.tensor_parallel,
     "tensor parallel, uneven": lambda: plans.tensor_parallel(sizes=(4, 2)),
     "tensor parallel, more devices": lambda: plans.tensor_parallel(ways=4),
@@ -26,11 +25,13 @@ PLANS: dict[str, Callable[[], Plan]] = {
 }
 
 
+@pytest.mark.parametrize("arena", [False, True], ids=["held", "arena"])
 @pytest.mark.parametrize("name", PLANS)
-def test_losses_gradients_and_parameters_equal_torch(name: str) -> None:
+def test_losses_gradients_and_parameters_equal_torch(name: str, arena: bool) -> None:
+    plan = plans.in_arena(PLANS[name]()) if arena else PLANS[name]()
     reference = plans.Reference()
     expected = reference.steps(3)
-    with launch(PLANS[name](), plans.Reference(), backend="inline") as job:
+    with launch(plan, plans.Reference(), backend="inline") as job:
         losses = [job.step(plans.batch()) for _ in range(3)]
         assert losses == pytest.approx(expected, rel=1e-9)
         for parameter, gradient in job.gradients().items():
@@ -86,6 +87,18 @@ def test_equal_micro_batches_share_one_body() -> None:
         assert len(job._crew.workers[1].entries["train"].context.bodies) == 2  # type: ignore[union-attr]
 
 
+def test_sums_over_micro_batches_are_formed_where_they_are_kept() -> None:
+    with launch(plans.in_arena(plans.pipelined()), plans.Reference(), backend="inline") as job:
+        execution = job._crew.workers[0].entries["train"]  # type: ignore[union-attr]
+        code = next(c for c in execution.codes if c.block.kind == "backward")
+        assert "v" not in code.source.partition('"""backward"""')[2]  # no local is left
+        bodies = [body for body, _ in execution.context.bodies.values() if "mm" in body.module.code]
+        first, later = (b.module.code for b in bodies if "threshold_backward" in b.module.code)
+        assert "out = out" in first
+        assert ".addmm_(" in later
+        assert ".add_(" in later
+
+
 def test_an_op_that_fails_names_worker_and_task() -> None:
     with launch(plans.pipelined(), plans.Reference(), backend="inline") as job:
         job._crew.workers[1].state["w2"].resize_(2, 2)  # type: ignore[union-attr]
@@ -94,7 +107,7 @@ def test_an_op_that_fails_names_worker_and_task() -> None:
 
 
 def test_memory_is_what_is_held_and_what_a_run_needs_beside_it() -> None:
-    with launch(plans.whole(arena=True), plans.Reference(), backend="inline") as job:
+    with launch(plans.in_arena(plans.whole()), plans.Reference(), backend="inline") as job:
         (before,) = job.memory()
         assert before["state"] == 8 * sum(t.numel() for t in plans.weights().values())
         assert before["arena"] >= 8 * 2 * plans.B * plans.H
