@@ -28,6 +28,10 @@ class _Judge:
         self.shape = scope.graph.tensor[route.tensor].shape
         self.source: Mesh = scope.space.mesh(route.source.mesh)
         self.destination: Mesh = scope.space.mesh(route.destination.mesh)
+        self.senders = frozenset(self.source.devices)
+        self.partial = tuple(axis for axis in route.source.partial if axis in self.source.axes)
+        self.times = timed(scope.space, route.source, route.destination)
+        self.agree = steady(scope.space, route.source, route.destination)
 
     def judge(self) -> None:
         self._partials()
@@ -67,28 +71,23 @@ class _Judge:
     def _sources(self, worker: int, pieces: list[tuple[int, Region]]) -> None:
         """Senders hold the source layout; terms of partial sums go to the worker at the same coordinate."""
         for source, _ in pieces:
-            if source not in self.source.devices:
+            if source not in self.senders:
                 raise self.wrong(
                     "wrong rank", f"worker {worker} gets a piece from worker {source}, which does not hold it",
                     right=f"a worker of mesh {self.source.name!r}: {workers_text(self.source.devices)}",
                 )  # fmt: skip
             if source == worker and self.meeting.src is None:
                 raise self.wrong("wrong piece", f"worker {worker} takes a piece from a value of its own, not named")
-            for axis in self.route.source.partial:
-                if axis not in self.source.axes:
-                    continue
+            for axis in self.partial:
                 if self.source.coords(source)[axis] != self.destination.coords(worker)[axis]:
                     raise self.wrong("mixed partials", f"worker {worker} gets the term of another part, along {axis!r}")
 
     def _covered(self, worker: int, pieces: list[tuple[int, Region]]) -> None:
-        space = self.scope.space
-        source, destination = self.route.source, self.route.destination
-        axes = timed(space, source, destination)
-        agree = steady(space, source, destination)
-        if axes and agree is not None and all(self._agrees(worker, s, agree) for s, _ in pieces):
+        agree = self.agree
+        if self.times and agree is not None and all(self._agrees(worker, s, agree) for s, _ in pieces):
             self._tiled(worker, pieces, {})
             return
-        for times in instants(space, axes):
+        for times in instants(self.scope.space, self.times):
             self._tiled(worker, pieces, times)
 
     def _agrees(self, worker: int, source: int, axes: tuple[str, ...]) -> bool:
