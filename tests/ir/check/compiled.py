@@ -15,11 +15,15 @@ KINDS: tuple[tuple[str, int, bool], ...] = (
     ("pipeline:stages=2,microbatches=4", 2, False),
     ("megatron:data=2,tensor=2,pipeline=2,microbatches=2", 8, True),
     ("recompute:ops=all+megatron:tensor=2,pipeline=2,microbatches=4", 4, True),
+    ("zero:level=3,data=2,tensor=2,microbatches=2", 4, True),
+    ("co_shard:parts=2,tensor=2,microbatches=2", 2, True),
+    ("interlaced:stages=2,microbatches=4", 2, True),
+    ("interlaced:stages=2,tensor=2,microbatches=2", 4, False),
 )
 
 
 @lru_cache(maxsize=32)
-def compiled(kind: str, workers: int, clip: bool, dropout: float = 0.0) -> Plan:
+def compiled(kind: str, workers: int, clip: bool) -> Plan:
     """A plan of a tiny GPT with AdamW, or with SGD and momentum if it does not clip."""
     import torch
 
@@ -27,7 +31,7 @@ def compiled(kind: str, workers: int, clip: bool, dropout: float = 0.0) -> Plan:
     from superscaler.models import build
 
     torch.manual_seed(0)
-    model, example = build("gpt", "tiny", dropout=dropout)
+    model, example = build("gpt", "tiny")
     optimizer = ss.AdamW(clip_norm=1.0) if clip else ss.SGD(lr=0.1, momentum=0.9)
     return ss.compile(
         model, example(8), cluster=ss.Cluster.local(workers), plan=kind, optimizer=optimizer, evaluate=True

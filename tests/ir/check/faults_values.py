@@ -250,7 +250,10 @@ def counted_by_every_rank(plan: Plan, rng: random.Random) -> Plan | None:
         kept = {b.value for b in program.buffers} | {*program.outputs.values(), *program.gradients.values()}
         for value in spot.step(plan).outs:
             layout = program.values[value].layout
-            axes = [a for a in plan.space.mesh(layout.mesh).axes if plan.space.axis(a).ways > 1]
+            mesh = plan.space.mesh(layout.mesh)
+            if set(mesh.devices) != set(program.workers):
+                continue
+            axes = [a for a in mesh.axes if plan.space.axis(a).ways > 1]
             later = program.blocks[spot.block].steps[spot.index + 1 :]
             read = any(value in getattr(s, "ins", ()) or getattr(s, "src", -1) == value for s in later)
             found += [(spot, value, a) for a in axes if layout.state(a) is None and value not in kept and read]
@@ -396,7 +399,7 @@ def missing_commit(plan: Plan, rng: random.Random) -> Plan | None:
 def wrong_commit(plan: Plan, rng: random.Random) -> Plan | None:
     """A state tensor is given another one's new content, of the same shape."""
     found = list(spots(plan, Commit))
-    pairs = [(a, b) for a in found for b in found if a != b and (a.entry, a.role) == (b.entry, b.role)]
+    pairs = [(a, b) for a in found for b in found if a != b and a[:3] == b[:3]]
     if not pairs:
         return None
     one, other = rng.choice(pairs)
