@@ -54,6 +54,10 @@ def run(
     with Progress() as progress, clean_stdout(as_json):
         progress(f"reading and checking {file}")
         plan = Plan.load(file)
+        if "train" not in plan.entries:
+            raise UsageError(
+                f"the plan does not train: its entries are {', '.join(plan.entries)}", hint="superscaler generate DIR"
+            )
         batches = _batches(plan, data)
         model = _model(plan, init_seed or 0) if _has_buffers(plan) else None
         seed = None if weights is not None or model is not None else init_seed or 0

@@ -20,7 +20,7 @@ from superscaler.runtime.ops import DTYPES
 
 ALIGNMENT = 64
 CHUNK = 2 << 20
-SMALL_CHUNK = 64 << 10  # on a host, for less than LARGE: whole large chunks would be mostly padding
+SMALL_CHUNK = 64 << 10  # on a host, for caches, and for less than LARGE: large chunks would be mostly padding
 LARGE = 64 << 20
 
 
@@ -62,7 +62,7 @@ def need_of(plan: Plan, worker: int, device: torch.device) -> Need:
     arena = max((p.arena for p in programs), default=0)
     workspace = max((p.peak - p.arena - state - sum(caches) for p in programs), default=0)
     inputs = max((_inputs(plan, entry, worker) for entry in plan.entries.values()), default=0)
-    chunk = SMALL_CHUNK if device.type == "cpu" and state + arena < LARGE else CHUNK
+    chunk = SMALL_CHUNK if device.type == "cpu" and (caches or state + arena < LARGE) else CHUNK
     return Need(state, arena, caches, chunk, max(workspace, 0) + inputs)
 
 
@@ -174,7 +174,7 @@ class WorkerMemory:
 
     def populate(self) -> None:
         """Have all of it backed by memory now, in huge pages where there are any: no page fault slows a step."""
-        if self.need.chunk == CHUNK:
+        if self.need.state + self.need.arena >= LARGE:
             self.store.populate()
             self.arena.populate()
 

@@ -80,3 +80,31 @@ def test_memory_shows_who_holds_what(superscaler: Command) -> None:
         ).items()
         assert "someone" in superscaler("memory").out
     assert "someone" not in superscaler("memory").out
+
+
+def test_text_goes_in_and_out(superscaler: Command, llama: Path, tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    words = {f"w{i}": i for i in range(64)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    model = transformers.LlamaForCausalLM.from_pretrained(llama)
+    model.save_pretrained(tmp_path)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0").save_pretrained(tmp_path)
+    options = ("--prompt", "w5 w9 w1 w33", "--max-new-tokens", "6", "--ignore-eos")
+    found = json.loads(superscaler("generate", tmp_path, *options, "--json").out)
+    assert found["prompt_tokens"] == [5, 9, 1, 33]
+    assert found["tokens"] == expected(llama)
+    assert found["text"] == " ".join(f"w{token}" for token in expected(llama))
+    assert superscaler("generate", tmp_path, *options).out.strip() == found["text"]
+
+
+def test_a_decoding_plan_does_not_train(superscaler: Command, tmp_path: Path) -> None:
+    from superscaler.decoding import compile_decoder
+    from superscaler.ir.cluster import Cluster
+    from superscaler.models import build
+
+    plan = compile_decoder(build("gpt", "tiny")[0], cluster=Cluster.local(1), prompt=4, tokens=16)
+    plan.save(tmp_path / "p.json")
+    assert superscaler("check", tmp_path / "p.json").code == 0
+    said = superscaler("run", tmp_path / "p.json", "--backend", "inline")
+    assert (said.code, "does not train" in said.err) == (2, True)
