@@ -7,6 +7,7 @@ of it on no more micro-batches than show both ramps and the steady state, which 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from time import monotonic
 
 from superscaler.errors import ScheduleError
@@ -17,7 +18,7 @@ from superscaler.scheduler.flow import Flow, Starts, flow_of
 from superscaler.scheduler.greedy import Tuning, greedy, policies, tuning
 from superscaler.scheduler.greedy_back import greedy_back
 from superscaler.scheduler.listing import list_schedule
-from superscaler.scheduler.periodic import extend, feasible
+from superscaler.scheduler.periodic import ALL_SPANS, Course, extend, feasible
 from superscaler.scheduler.pipeline import KINDS, PipelineProblem, to_problem
 from superscaler.scheduler.polish import Budget, from_kernel, from_pattern, is_slow, polish, prove
 from superscaler.scheduler.problem import Certificate, Problem, Status
@@ -36,17 +37,24 @@ _CLIMB_VISITS = 400_000
 _EXACT_TASKS = 800
 """Up to so many tasks the whole problem goes to the exact solver at once."""
 _KERNEL_TASKS = 4000
+_LONGER = 3
+"""Policies tried on more micro-batches when the steady state does not show."""
 
 
 @dataclass(frozen=True)
 class PipelineTimetable:
-    """The starts of a pipeline's tasks, by kind, stage and micro-batch, with their certificate."""
+    """The course of a pipeline's tasks with its certificate."""
 
     problem: PipelineProblem
-    starts: Starts
+    course: Course
     certificate: Certificate
     sends: Sends | None = None
     """Starts of communication where it had to be scheduled; otherwise each send follows its producer at once."""
+
+    @cached_property
+    def starts(self) -> Starts:
+        """By kind, stage and micro-batch; written out on first use."""
+        return self.course.expand()
 
     @property
     def makespan(self) -> int:
@@ -74,9 +82,9 @@ def solve_pipeline(
         return _generic(problem, seed, effort, time_limit)
     deadline = None if time_limit is None else began + time_limit
     search = _Search(flow_of(problem), Budget(effort, seed, deadline))
-    starts = search.run()
-    certificate = replace(search.certificate(starts), seconds=monotonic() - began)
-    return PipelineTimetable(problem, starts, certificate)
+    course = search.run()
+    certificate = replace(search.certificate(course), seconds=monotonic() - began)
+    return PipelineTimetable(problem, course, certificate)
 
 
 def named_pipeline(problem: PipelineProblem, name: str) -> PipelineTimetable:
@@ -105,7 +113,7 @@ def named_pipeline(problem: PipelineProblem, name: str) -> PipelineTimetable:
         binding=bound.binding,
         seconds=monotonic() - began,
     )
-    return PipelineTimetable(problem, starts, certificate, sends)
+    return PipelineTimetable(problem, Course(starts, length), certificate, sends)
 
 
 def check_memory(problem: PipelineProblem) -> None:
@@ -130,22 +138,45 @@ class _Search:
         self.baseline = (0, "")
         self.searched = False
 
-    def run(self) -> Starts:
+    def run(self) -> Course:
         """The best schedule of all micro-batches."""
         self.construct()
         self.baseline = (self.length, self.name)
         if self.length > self.floor and self.budget.effort > 0 and not self.budget.blown:
             self.searched = True
             self.improve()
-        starts = extend(self.small, self.starts, self.flow.microbatches)
-        if starts is None:
-            starts = min((make(self.flow, tuned) for _, _, make, tuned in self.tried[:3]), key=self.flow.makespan)
+        if not feasible(self.small, self.starts):
+            raise ScheduleError("a schedule failed its own check", hint="please report this problem")
+        course = extend(self.small, self.starts, self.flow.microbatches) or self.longer() or self.written_out()
+        # What a constructive schedule of all micro-batches takes: it repeats the same steady state.
+        self.baseline = (self.baseline[0] + course.makespan - self.length, self.baseline[1])
+        return course
+
+    def longer(self) -> Course | None:
+        """The best policies on two and four times as many micro-batches: memory may take long to fill.
+
+        What is left for repetition is a multiple of the periods that :func:`extend` looks for.
+        """
+        for factor in (2, 4):
+            few = factor * self.small.microbatches
+            if few > self.flow.microbatches:
+                break
+            flow = self.small.with_microbatches(few + (self.flow.microbatches - few) % ALL_SPANS)
+            found = [
+                extend(flow, make(flow, tuned), self.flow.microbatches) for _, _, make, tuned in self.tried[:_LONGER]
+            ]
+            courses = [course for course in found if course is not None]
+            if courses:
+                return min(courses, key=lambda course: course.makespan)
+        return None
+
+    def written_out(self) -> Course:
+        """All micro-batches scheduled one by one: for a schedule without a steady state that could be repeated."""
+        tried = [make(self.flow, tuned) for _, _, make, tuned in self.tried[:3]]
+        starts = min(tried, key=self.flow.makespan)
         if not feasible(self.flow, starts):
             raise ScheduleError("a schedule failed its own check", hint="please report this problem")
-        if self.small is not self.flow and self.flow.microbatches > self.small.microbatches:
-            longer = self.flow.makespan(starts) - self.length
-            self.baseline = (self.baseline[0] + longer, self.baseline[1])
-        return starts
+        return Course(starts, self.flow.makespan(starts))
 
     def construct(self) -> None:
         """The greedy family, from the start and from the end, until the bound or enough tasks are visited."""
@@ -201,8 +232,8 @@ class _Search:
         if not self.starts or length < self.length:
             self.starts, self.length, self.name = starts, length, name
 
-    def certificate(self, starts: Starts) -> Certificate:
-        length = self.flow.makespan(starts)
+    def certificate(self, course: Course) -> Certificate:
+        length = course.makespan
         status: Status = "feasible" if self.searched else "constructive"
         if self.budget.blown:
             status = "time_limit"
@@ -221,7 +252,7 @@ def _generic(problem: PipelineProblem, seed: int, effort: float, time_limit: flo
     """Where sends can meet on a lane, or stages move with the micro-batch: the solver of any problem."""
     table = solve(to_problem(problem), seed=seed, effort=effort, time_limit=time_limit)
     starts, sends = _by_kind(problem, table.problem, table.starts)
-    return PipelineTimetable(problem, starts, table.certificate, sends)
+    return PipelineTimetable(problem, Course(starts, table.makespan), table.certificate, sends)
 
 
 def _by_kind(problem: PipelineProblem, whole: Problem, flat: tuple[int, ...]) -> tuple[Starts, Sends]:

@@ -48,7 +48,7 @@ def scheduling_alone(
         table = solve_pipeline(limited, seed=seed, effort=effort)
         if best is not None and best.makespan < table.makespan:
             certificate = replace(table.certificate, makespan=best.makespan)
-            table = PipelineTimetable(limited, best.starts, certificate)
+            table = PipelineTimetable(limited, best.course, certificate)
         curve[memory] = best = table
     return curve
 

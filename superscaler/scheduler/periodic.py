@@ -1,39 +1,85 @@
 """From a schedule of some micro-batches to one of many: a period of its steady state is repeated.
 
 If a stretch of time holds n tasks of every kind and stage, and what follows it could as well follow it again, n more
-micro-batches take one more such stretch. Where that is so is found by looking; the result is checked in full.
+micro-batches take one more such stretch. Where that is so is found by looking, and checked with so many repetitions
+that they outlast every activation: tasks that constrain each other are never further apart, so what holds there holds
+for any number of them. The starts of all micro-batches are written only when somebody asks for them.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from superscaler.scheduler.flow import FORWARD, WEIGHT, Flow, Starts
 
-_SPANS = (1, 2, 3, 4, 6, 8)
+_SPANS = (1, 2, 3, 4, 5, 6, 8, 10)
+ALL_SPANS = 120
+"""A multiple of every number of micro-batches that a repeated stretch may hold."""
 
 
-def extend(flow: Flow, starts: Starts, microbatches: int) -> Starts | None:
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The time ``[since, until)`` in which ``count`` micro-batches pass every task once."""
+
+    since: int
+    until: int
+    count: int
+
+    @property
+    def length(self) -> int:
+        return self.until - self.since
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """A schedule of few micro-batches and the stretch that is repeated ``times`` more to make one of many."""
+
+    starts: Starts
+    length: int
+    stretch: Stretch | None = None
+    times: int = 0
+
+    @property
+    def makespan(self) -> int:
+        return self.length + (self.times * self.stretch.length if self.stretch else 0)
+
+    def expand(self) -> Starts:
+        """The starts of all micro-batches, by kind and stage."""
+        return self.starts if self.stretch is None else _repeat(self.starts, self.stretch, self.times)
+
+
+def extend(flow: Flow, starts: Starts, microbatches: int) -> Course | None:
     """``starts`` of ``flow`` stretched to ``microbatches``, or None where no steady state is found."""
     extra = microbatches - flow.microbatches
     if extra == 0:
-        return starts
-    wide = flow.with_microbatches(microbatches)
-    best: Starts | None = None
-    for since, until, count in _stretches(flow, starts):
-        if extra % count:
+        return Course(starts, flow.makespan(starts))
+    best: Course | None = None
+    for stretch in _stretches(flow, starts):
+        if extra % stretch.count:
             continue
-        longer = _repeat(starts, since, until, count, extra // count)
-        if feasible(wide, longer) and (best is None or wide.makespan(longer) < wide.makespan(best)):
-            best = longer
-        if best is not None and (until - since) == count * max(flow.load):
+        course = Course(starts, flow.makespan(starts), stretch, extra // stretch.count)
+        if (best is None or course.makespan < best.makespan) and _holds(flow, course):
+            best = course
+        if best is not None and stretch.length == stretch.count * max(flow.load):
             break
     return best
 
 
-def _stretches(flow: Flow, starts: Starts) -> Iterator[tuple[int, int, int]]:
-    """Stretches ``(since, until, n)`` with n tasks of every kind and stage, those of the ideal length first."""
+def _holds(flow: Flow, course: Course) -> bool:
+    """Whether the course is feasible, for as many repetitions as outlast every activation."""
+    starts, stretch = course.starts, course.stretch
+    if stretch is None:
+        return feasible(flow, starts)
+    lives = (w - f for s in range(flow.stages) for f, w in zip(starts[FORWARD][s], starts[WEIGHT][s], strict=True))
+    enough = min(course.times, 2 + max(lives) // stretch.length)
+    wide = flow.with_microbatches(flow.microbatches + enough * stretch.count)
+    return feasible(wide, _repeat(starts, stretch, enough))
+
+
+def _stretches(flow: Flow, starts: Starts) -> Iterator[Stretch]:
+    """Stretches at the pace of the busiest device, short ones first."""
     period = max(flow.load)
     total = flow.makespan(starts)
     for count in _SPANS:
@@ -43,18 +89,19 @@ def _stretches(flow: Flow, starts: Starts) -> Iterator[tuple[int, int, int]]:
             if until < total and all(
                 bisect_left(row, until) - bisect_left(row, since) == count for kind in starts for row in kind
             ):
-                yield since, until, count
+                yield Stretch(since, until, count)
 
 
-def _repeat(starts: Starts, since: int, until: int, count: int, times: int) -> Starts:
-    length = until - since
+def _repeat(starts: Starts, stretch: Stretch, times: int) -> Starts:
+    shift = times * stretch.length
+    turns = range(stretch.length, shift + 1, stretch.length)
     longer: Starts = []
     for kind in starts:
         rows: list[list[int]] = []
         for row in kind:
-            low, high = bisect_left(row, since), bisect_left(row, until)
-            middle = [start + turn * length for turn in range(1, times + 1) for start in row[low:high]]
-            rows.append(row[:high] + middle + [start + times * length for start in row[high:]])
+            low, high = bisect_left(row, stretch.since), bisect_left(row, stretch.until)
+            middle = [start + turn for turn in turns for start in row[low:high]]
+            rows.append([*row[:high], *middle, *(start + shift for start in row[high:])])
         longer.append(rows)
     return longer
 
