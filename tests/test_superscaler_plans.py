@@ -9,7 +9,7 @@ import superscaler as ss
 from superscaler.errors import PlanError, UsageError
 from superscaler.ir.graph import Graph
 from superscaler.models import build
-from superscaler.transforms.lower import FREE
+from superscaler.transforms.blocks import FREE
 from superscaler.transforms.usage import writes
 from tests.exact import assert_exact
 from tests.test_exactness import CLIPPED, gpt

@@ -17,8 +17,8 @@ from superscaler.ir.rules.rule import Split, dim_of
 from superscaler.scheduler.constructive import schedules
 from superscaler.scheduler.cost import operations
 from superscaler.scheduler.tasks import SPLITS_WEIGHT
+from superscaler.transforms.blocks import layer_of
 from superscaler.transforms.cut import cut
-from superscaler.transforms.lower import layer_of
 from superscaler.transforms.place import MICRO, Directives, StageSpec
 
 PlanScript = Callable[["Planner"], None]

@@ -15,7 +15,7 @@ from superscaler.scheduler.cost import held_bytes, move_seconds, op_seconds, slo
 from superscaler.scheduler.listing import list_schedule
 from superscaler.scheduler.problem import Job, Problem, makespan, topological_order
 from superscaler.scheduler.solve import solve
-from superscaler.transforms.lower import Body, Compute, Key, Lowered
+from superscaler.transforms.blocks import Body, Compute, Key, Lowered
 from superscaler.transforms.usage import reads, writes
 
 MICROBATCHED = ("forward", "backward", "weight", "recompute")

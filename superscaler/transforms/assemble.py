@@ -29,9 +29,9 @@ from superscaler.ir.program import (
     Value,
 )
 from superscaler.ir.schedule import Schedule, Slot
+from superscaler.transforms.blocks import Body, Compute, Key, Lowered
 from superscaler.transforms.group import Definitions
 from superscaler.transforms.lifetimes import aligned, allot, free_sets
-from superscaler.transforms.lower import Body, Compute, Key, Lowered
 from superscaler.transforms.usage import reads, writes
 
 

@@ -9,7 +9,7 @@ import msgspec
 from superscaler.ir.graph import Graph
 from superscaler.ir.program import Call, Definition, Row, Step
 from superscaler.ir.rules.rule import Splits
-from superscaler.transforms.lower import Body, Compute
+from superscaler.transforms.blocks import Body, Compute
 from superscaler.transforms.usage import reads
 
 
