@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from superscaler.cli.console import Progress, print_json, writing
-
-if TYPE_CHECKING:
-    from superscaler.scheduler.certified import PipelineTimetable
-    from superscaler.scheduler.pipeline import PipelineProblem
 
 
 def schedule(
@@ -38,6 +34,7 @@ def schedule(
     """Schedule a pipeline: the device × time grid, and how far from the best possible it is at most."""
     from superscaler.scheduler import playground
     from superscaler.scheduler.pipeline import PipelineProblem
+    from superscaler.viz import pipeline_view
 
     said = playground.read_costs(costs) if costs is not None else {}
     problem = PipelineProblem(
@@ -57,35 +54,13 @@ def schedule(
         table = playground.schedule(problem, order=order, time_limit=time_limit, seed=seed)
         if png is not None:
             progress(f"drawing {png}")
-            _draw(problem, table, order, png)
+            with writing(png):
+                pipeline_view.png(
+                    table, png, title=f"{order}: {stages} stages, {microbatches} micro-batches, {placement}"
+                )
     if as_json:
         print_json(playground.to_json(table))
-    else:
-        _print(table, png)
-
-
-def _draw(problem: PipelineProblem, table: PipelineTimetable, order: str, path: Path) -> None:
-    from superscaler.scheduler.playground import slots
-    from superscaler.viz.png import write_png
-    from superscaler.viz.timetable import chart
-
-    title = f"{order}: {problem.stages} stages, {problem.microbatches} micro-batches, {problem.placement} placement"
-    found = table.certificate
-    subtitle = (
-        f"{found.status}: {found.makespan} ticks, bound {found.bound} ({found.bound_source}), gap {found.gap:.2%}, "
-        f"bubble {table.bubble:.2%}"
-    )
-    with writing(path):
-        write_png(chart(slots(table), title=title, subtitle=subtitle), path)
-
-
-def _print(table: PipelineTimetable, png: Path | None) -> None:
-    from superscaler.scheduler.playground import slots
-    from superscaler.viz.grid import grid
-    from superscaler.viz.timetable import cells
-
-    print(grid(cells(slots(table)), width=160))
-    print(table.certificate)
-    print(f"bubble {table.bubble:.2%}")
+        return
+    print(pipeline_view.text(table, width=160))
     if png is not None:
         print(f"wrote {png}")

@@ -19,7 +19,6 @@ from superscaler.viz.perfetto import events
 from superscaler.viz.plan_timeline import chart
 from superscaler.viz.png import write_png
 from superscaler.viz.text_timeline import text_timeline
-from superscaler.viz.timetable import chart as timetable_chart
 from tests.golden import assert_golden
 
 
@@ -132,20 +131,6 @@ def test_a_trace_has_a_process_per_worker_and_a_thread_per_lane() -> None:
     assert {event["dur"] for event in tasks} == {100, 200, 400}
     assert sum(event["ph"] == "C" for event in found) == 3 * 3
     json.dumps(found)
-
-
-def test_a_timetable_is_drawn_by_device() -> None:
-    slots = [
-        {"device": 0, "lane": "compute", "kind": "forward", "stage": 0, "microbatch": 0, "start": 0, "end": 10},
-        {"device": 0, "lane": "comm", "kind": "send", "stage": 0, "microbatch": 0, "start": 10, "end": 12},
-        {"device": 1, "lane": "compute", "kind": "forward", "stage": 1, "microbatch": 0, "start": 12, "end": 22},
-    ]
-    drawn = timetable_chart(slots, title="t", subtitle="")
-    assert [(row.group, row.lane) for row in drawn.rows] == [
-        ("device 0", "compute"), ("device 0", "comm"), ("device 1", "compute"),
-    ]  # fmt: skip
-    assert drawn.length == 22
-    assert drawn.unit == "ticks"
 
 
 def test_a_simulated_plan_is_drawn() -> None:

@@ -1,11 +1,10 @@
-"""The text grid and the PNG chart."""
+"""The text grid, and the charts of pipelines."""
 
 from pathlib import Path
 
 from superscaler.scheduler.pipeline import PipelineProblem
 from superscaler.scheduler.playground import schedule
 from superscaler.viz import pipeline_view
-from superscaler.viz.gantt import draw
 from superscaler.viz.grid import Cell, grid
 
 
@@ -27,7 +26,14 @@ def test_a_pipeline_is_drawn_with_its_certificate(tmp_path: Path) -> None:
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_empty_chart_is_a_chart(tmp_path: Path) -> None:
-    draw([("device 0", [])], tmp_path / "empty.png")
-    assert (tmp_path / "empty.png").stat().st_size > 0
+def test_a_row_per_device_and_lane() -> None:
+    drawn = pipeline_view.chart(schedule(PipelineProblem(2, 3, comm=2)))
+    assert [(row.group, row.lane) for row in drawn.rows] == [
+        ("device 0", "compute"), ("device 0", "comm"), ("device 1", "compute"), ("device 1", "comm"),
+    ]  # fmt: skip
+    assert drawn.unit == "ticks"
+    assert drawn.length == max(bar.end for bar in drawn.bars)
+
+
+def test_a_grid_of_nothing_is_empty() -> None:
     assert grid([]) == ""
