@@ -47,7 +47,7 @@ def test_the_arenas_planned_size_is_what_the_pool_measures() -> None:
 
 
 def test_the_smallest_budget_is_named_before_anything_runs_and_is_enough() -> None:
-    plan = plans.whole(arena=True)
+    plan = plans.in_arena(plans.whole())
     need = need_of(plan, 0, CPU).total
     with pytest.raises(InfeasiblePlan, match=f"needs {need:,}") as caught:
         launch(plan, plans.Reference(), backend="inline", memory=need - 1)
@@ -61,7 +61,7 @@ def test_the_smallest_budget_is_named_before_anything_runs_and_is_enough() -> No
 @given(st.integers(1, 1 << 20))
 @settings(max_examples=20, deadline=None)
 def test_a_budget_is_refused_exactly_below_the_need(memory: int) -> None:
-    plan = plans.whole(arena=True)
+    plan = plans.in_arena(plans.whole())
     need = need_of(plan, 0, CPU).total
     if memory >= need:
         check_budget(plan, memory, CPU)
@@ -92,7 +92,7 @@ def test_it_goes_back_too_when_the_worker_cannot_be_made(monkeypatch: pytest.Mon
 
 
 def test_state_lies_apart_and_aligned() -> None:
-    memory = WorkerMemory(plans.whole(arena=True), 0, CPU)
+    memory = WorkerMemory(plans.in_arena(plans.whole()), 0, CPU)
     try:
         spans = sorted((t.data_ptr(), t.data_ptr() + t.numel() * t.element_size()) for t in memory.state.values())
         assert all(start % arena.ALIGNMENT == 0 for start, _ in spans)
