@@ -65,7 +65,7 @@ class Tracing:
             repeats.taken_over(rehearsing=rehearsing) if repeats is not None else contextlib.nullcontext(),
             preserve_node_meta(),
             self.mode,
-            Intercept(places, promote=self.promote),
+            Intercept(places, promote=self.promote, regions=repeats is not None),
         ):
             stack.enter_context(context)
 

@@ -17,14 +17,21 @@ from superscaler.trace.attention import attention
 from superscaler.trace.places import Places
 from superscaler.trace.promote import promoted_call
 from superscaler.trace.provenance import annotation
+from superscaler.trace.repeats import Irregular
 from superscaler.trace.source import current_line, shown
+
+_GRADIENTS = (torch.autograd.grad, torch.autograd.backward, Tensor.backward)
 
 
 class Intercept(TorchFunctionMode):
-    """Active while a model is traced. ``promote``: every float becomes float64 (see :mod:`.promote`)."""
+    """Active while a model is traced. ``promote``: every float becomes float64 (see :mod:`.promote`).
 
-    def __init__(self, places: Places, *, promote: bool) -> None:
+    ``regions``: repeated modules are opaque, so no gradient may be taken inside the model.
+    """
+
+    def __init__(self, places: Places, *, promote: bool, regions: bool = False) -> None:
         super().__init__()
+        self.regions = regions
         self.places = places
         self.promote = promote
         self._sites = 0
@@ -50,6 +57,8 @@ class Intercept(TorchFunctionMode):
         kwargs = kwargs or {}
         if func.__name__ == "__get__":  # an attribute: nothing is computed
             return func(*args, **kwargs)
+        if self.regions and func in _GRADIENTS and self.places.busy:
+            raise Irregular("a gradient is taken inside the model")
         if self.promote:
             func, args, kwargs = promoted_call(func, args, kwargs)
         handler = self._handlers.get(func, func)

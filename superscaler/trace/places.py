@@ -20,6 +20,11 @@ class Places:
         """The path of the innermost module that is running; empty for the model itself."""
         return self._running[-1] if self._running else ""
 
+    @property
+    def busy(self) -> bool:
+        """Whether the model is running: else autograd is, or the loss."""
+        return bool(self._running)
+
     @contextmanager
     def watched(self, model: nn.Module) -> Generator[None]:
         """Watch every module of ``model``; one that is reachable by several paths goes by its first."""

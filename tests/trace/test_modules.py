@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from trace_running import assert_same_as_torch
 
+from superscaler.errors import TraceError
+from superscaler.runtime.ops import sleep
+from superscaler.trace import trace
+
 
 class Doubled(torch.autograd.Function):
     """A function whose backward is not its derivative: the trace must take what it says."""
@@ -283,10 +287,13 @@ def test_shared_weights_are_one_tensor() -> None:
     assert names == ["first.weight", "first.bias", "second.bias"]
 
 
-def test_an_embedding_scaled_by_frequency_would_depend_on_the_split() -> None:
-    from superscaler.errors import TraceError
-    from superscaler.trace import trace
+def test_an_op_of_ones_own_keeps_its_name() -> None:
+    model = Module(lambda m, x: sleep(m.linear(x), 1, 2).sum(), linear=linear())
+    traced = assert_same_as_torch(model, (torch.randn(3, 6),))
+    assert {"superscaler.sleep", "superscaler.sleep_backward"} <= {op.target for op in traced.graph.ops}
 
+
+def test_an_embedding_scaled_by_frequency_would_depend_on_the_split() -> None:
     model = nn.Embedding(4, 4, scale_grad_by_freq=True)
     with pytest.raises(TraceError, match="frequency"):
         trace(model, (torch.zeros(3, dtype=torch.long),), loss=lambda output: output.sum())
