@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 
 import msgspec
@@ -181,11 +182,9 @@ class _Placer:
         order = self._order
         return found[max(known, key=lambda p: order[p])][0] if known else 0
 
-    @property
+    @cached_property
     def _order(self) -> dict[str, int]:
-        if not hasattr(self, "_order_cache"):
-            self._order_cache = {op.name: i for i, op in enumerate(self.graph.ops)}
-        return self._order_cache
+        return {op.name: i for i, op in enumerate(self.graph.ops)}
 
     def _spread(self, found: dict[str, tuple[int, ...]]) -> None:
         """Ops that no parameter reaches, and scalars of the optimizer, are computed by each mesh that reads them."""
@@ -275,13 +274,23 @@ class _Placer:
     # --- room beside other axes -------------------------------------------------------------------------------------
 
     def _taken(self, axis: Axis, op: Op, dim: str) -> list[Taken]:
-        """How the axes settled so far split a dim of ``op``."""
+        """How the axes settled so far split a dim of ``op``.
+
+        Micro-batches take their digit whole: inside of another axis, a micro-batch would be other samples on every
+        device, and ops not split so could not follow. Only the axes that split the batch itself may stand around them.
+        """
         found: list[Taken] = []
         for name, decided in self.splits.items():
             split = decided.get(op.name)
             if name != axis.name and split is not None and split.dim == dim and not split.passes:
-                found.append(((split.extent, split.inner), self.space.axis(name).ways))
+                alone = name == MICRO and axis.name not in self._batch_axes
+                ways = split.extent if alone else self.space.axis(name).ways
+                found.append(((split.extent, split.inner), ways))
         return found
+
+    @cached_property
+    def _batch_axes(self) -> frozenset[str]:
+        return frozenset(axis for axis, _, _ in self.said.homes)
 
     def _fits(self, axis: Axis, op: Op, split: Split) -> bool:
         """Whether ``op`` may be split so too, with room left for what the plan says of axes yet to come."""
@@ -289,7 +298,7 @@ class _Placer:
         if not room(taken, digit, axis.ways):
             return False
         taken.append((digit, axis.ways))
-        for name, later in self._said_of(op):
+        for name, later in self._anchors.get(op.name, []):
             if later.dim == split.dim and name != axis.name and name not in self.splits:
                 found = self._free(op, later, self.space.axis(name).ways, taken)
                 if found is None:
@@ -297,13 +306,14 @@ class _Placer:
                 taken.append((found, self.space.axis(name).ways))
         return True
 
-    def _said_of(self, op: Op) -> list[tuple[str, Split]]:
-        if not hasattr(self, "_anchors"):
-            self._anchors: dict[str, list[tuple[str, Split]]] = {}
-            for axis, name, split in self.said.anchors:
-                if split is not None and self.said.axes[axis].ways > 1:
-                    self._anchors.setdefault(name, []).append((axis, split))
-        return self._anchors.get(op.name, [])
+    @cached_property
+    def _anchors(self) -> dict[str, list[tuple[str, Split]]]:
+        """Op -> the splits that the plan states for it."""
+        found: dict[str, list[tuple[str, Split]]] = {}
+        for axis, name, split in self.said.anchors:
+            if split is not None and self.said.axes[axis].ways > 1:
+                found.setdefault(name, []).append((axis, split))
+        return found
 
     def _free(self, op: Op, split: Split, ways: int, taken: list[Taken]) -> Digit | None:
         """The digit that was asked for if it is free, else another of the same dim."""
@@ -319,11 +329,13 @@ class _Placer:
         taken = self._taken(axis, op, split.dim)
         found = self._free(op, split, axis.ways, taken)
         if found is None:
-            done = prod(ways for _, ways in taken)
+            others = [
+                name for name, decided in self.splits.items() if (d := decided.get(op.name)) and d.dim == split.dim
+            ]
             raise SplitError(
-                f"{op.name}: dim {split.dim!r} of {rule_for(op, self.graph).dims[split.dim].size} cannot be split "
-                f"{done} × {axis.ways} ways",
-                f"at {op.source or 'unknown line'} ({op.function or op.target}), axis {axis.name!r}",
+                f"{op.name}: dim {split.dim!r} of {rule_for(op, self.graph).dims[split.dim].size} has no room for "
+                f"{axis.ways} ways along {axis.name!r} beside {', '.join(others)}",
+                f"at {op.source or 'unknown line'} ({op.function or op.target})",
                 hint="fewer ways or micro-batches, or another dim",
             )
         return msgspec.structs.replace(split, extent=found[0], inner=found[1])
@@ -469,3 +481,20 @@ class _Placer:
                         f"at {op.source or 'unknown line'} ({op.function or op.target})",
                         hint="fewer ways or micro-batches, or a larger batch",
                     )
+            self._validate_micro(op)
+
+    def _validate_micro(self, op: Op) -> None:
+        """Micro-batches inside the uneven parts of another axis are other samples on each of its devices."""
+        splits = dict(self._splits_of(op))
+        micro = splits.get(MICRO)
+        if micro is None or micro.passes:
+            return
+        shared = {(s.extent, s.inner) for _, s in self.said.micro_homes}
+        for axis, _, shard in self.said.homes:
+            outside = (shard.extent, shard.inner) in shared and self.space.axis(axis).ways > 1
+            if outside and splits.get(axis) != micro and self._on_axis(op, self.space.axis(axis)):
+                raise PlanError(
+                    f"{op.name} must be split along {axis!r}, because its micro-batches stand inside of uneven parts",
+                    f"at {op.source or 'unknown line'} ({op.function or op.target})",
+                    hint=f"a batch that {axis} × microbatches divides, or microbatches=1",
+                )
