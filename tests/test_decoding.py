@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from superscaler import models
@@ -83,6 +85,22 @@ def test_tokens_are_those_of_generate(name: str, tensor: int, pipeline: int) -> 
         assert generate(job, PROMPT, NEW) == want  # two pieces of 8, the second padded
         assert generate(job, PROMPT[:3], 4) == expected(model, PROMPT[:3], 4)
         assert generate(job, PROMPT, NEW, end={want[2]}) == want[: want.index(want[2]) + 1]
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[tuple[nn.Module, Job]]:
+    model = spread(MODELS["llama"]())
+    with launch(decoder(model, prompt=4, tokens=24), model, backend="inline") as job:
+        yield model, job
+
+
+@given(st.lists(st.integers(0, 63), min_size=1, max_size=18), st.integers(0, 5))
+@settings(max_examples=15, deadline=None)
+def test_a_prompt_of_any_length_goes_through_one_bucket(
+    running: tuple[nn.Module, Job], prompt: list[int], new: int
+) -> None:
+    model, job = running
+    assert generate(job, prompt, new) == (expected(model, prompt, new) if new else [])
 
 
 def bodies(job: Job) -> str:

@@ -11,6 +11,7 @@ import typer
 
 from superscaler.cli.console import Progress, clean_stdout, print_json
 from superscaler.errors import UsageError
+from superscaler.ir.cluster import GIB
 
 if TYPE_CHECKING:
     from superscaler.ir.plan import Plan
@@ -29,6 +30,7 @@ def generate(
     backend: Annotated[
         Literal["ray", "inline"] | None, typer.Option(help="By default inline for one worker, else ray.")
     ] = None,
+    memory: Annotated[float | None, typer.Option(help="GiB that a worker may take, with its cache when full.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Continue a prompt greedily, with keys and values in a cache on virtual memory."""
@@ -50,15 +52,16 @@ def generate(
         plan = _plan(model, ids, max_new_tokens, devices, pipeline)
         end = frozenset[int]() if ignore_eos else end_tokens(model)
         progress(f"starting {plan.workers} workers")
-        job = launch(plan, model, backend=backend or ("inline" if plan.workers == 1 else "ray"))
+        limit = None if memory is None else int(memory * GIB)
+        job = launch(plan, model, backend=backend or ("inline" if plan.workers == 1 else "ray"), memory=limit)
     with clean_stdout(as_json), job:
         began = perf_counter()
         tokens = list(stream(job, ids, max_new_tokens, end=end))
         seconds = perf_counter() - began
-        memory = job.memory()
+        used = job.memory()
     text = None if tokenizer is None else tokenizer.decode(tokens, skip_special_tokens=True)
     if as_json:
-        print_json({"prompt_tokens": ids, "tokens": tokens, "text": text, "seconds": seconds, "memory": memory})
+        print_json({"prompt_tokens": ids, "tokens": tokens, "text": text, "seconds": seconds, "memory": used})
         return
     print(",".join(map(str, tokens)) if text is None else text)
 

@@ -62,6 +62,7 @@ def test_the_end_of_the_text_ends_it(superscaler: Command, llama: Path, tmp_path
         (("--prompt-ids", "1,x"), 2, "no tokens"),
         (("--prompt", "hello"), 2, "no tokenizer"),
         (("--prompt-ids", "1", "--max-new-tokens", "64"), 2, "64 positions"),
+        (("--prompt-ids", "1", "--memory", "0.0001"), 1, "is the smallest that will do"),
         (("--prompt-ids", "1", "--devices", "3", "--pipeline", "2"), 2, "does not divide"),
     ],
 )
