@@ -25,9 +25,16 @@ def operations(op: Op, rule: Rule) -> float:
     if rule.family == "matmul":
         return 2.0 * prod(d.size for d in rule.dims.values())
     if rule.family == "attention":
-        factor = 4.0 if op.phase == "forward" else 10.0
-        return factor * prod(d.size for d in rule.dims.values())
+        return _attention_operations(op, {name: dim.size for name, dim in rule.dims.items()})
     return 0.0
+
+
+def _attention_operations(op: Op, sizes: dict[str, int]) -> float:
+    """Scores contract ``d``, their sum over values gives ``e``; the backward makes the scores again, and four more."""
+    d = sizes.get("d", 1)
+    e = sizes.get("e", d)
+    pairs = prod(size for name, size in sizes.items() if name not in ("d", "e"))
+    return 2.0 * pairs * (d + e if op.phase == "forward" else 3 * d + 2 * e)
 
 
 def op_seconds(op: Op, graph: Graph, splits: Splits, space: Space, device: Device) -> float:

@@ -51,9 +51,9 @@ def schedule(lowered: Lowered, cluster: Cluster, *, time_limit: float | None = N
         starts = list_schedule(problem, _orders(tasks, baseline_name))
     if name == "solve":
         table = solve(problem, seed=lowered.tasks.seed, time_limit=time_limit, hint=starts)
-        found, starts = table.certificate, table.starts
+        baseline, found, starts = makespan(problem, starts), table.certificate, table.starts
         certificate = Certificate(
-            found.status, found.makespan, found.bound, found.gap, makespan(problem, starts), baseline_name,
+            found.status, found.makespan, found.bound, found.gap, baseline, baseline_name,
             found.binding, found.seed, found.seconds,
         )  # fmt: skip
     else:
