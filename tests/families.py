@@ -30,10 +30,10 @@ def transformers() -> Any:
 
 
 def ignore_some(labels: Tensor) -> Tensor:
-    """Labels ignored unevenly: the first sequence in part, the last one wholly."""
+    """Labels ignored unevenly: the first sequence in part, the last of several wholly."""
     labels = labels.clone()
     labels[0, : labels.shape[1] // 3] = -100
-    labels[-1] = -100
+    labels[1:][-1:] = -100
     return labels
 
 

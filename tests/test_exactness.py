@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import superscaler as ss
 from superscaler.models import build
 from tests.exact import assert_exact
+from tests.families import ignore_some
 
 CLIPPED = ss.AdamW(lr=1e-2, clip_norm=1.0)
 PLANS = [
@@ -32,14 +33,6 @@ PLANS = [
     ("recompute:ops=all+megatron:tensor=2,pipeline=2,microbatches=2", 4),
 ]
 SOME = PLANS[:1] + PLANS[4:5] + PLANS[7:8] + PLANS[10:12] + PLANS[-1:]
-
-
-def ignore_some(labels: torch.Tensor) -> torch.Tensor:
-    """Labels ignored unevenly: one sequence wholly, another in part."""
-    labels = labels.clone()
-    labels[0, : labels.shape[1] // 3] = -100
-    labels[-1] = -100
-    return labels
 
 
 def gpt(batch: int = 4, **sizes: int) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
