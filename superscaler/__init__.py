@@ -13,6 +13,7 @@ from superscaler.errors import SuperscalerError
 if TYPE_CHECKING:
     from superscaler import errors, plans
     from superscaler.api import check, compile, launch, plan, schedule, simulate
+    from superscaler.decoding import compile_decoder
     from superscaler.ir.cluster import Cluster
     from superscaler.ir.plan import Plan
     from superscaler.plans import Planner
@@ -33,6 +34,7 @@ _HOMES = {
     "SGD": "transforms.optimize",
     "check": "api",
     "compile": "api",
+    "compile_decoder": "decoding",
     "errors": "errors",
     "launch": "api",
     "op": "runtime.custom",
@@ -68,6 +70,7 @@ __all__ = [
     "SuperscalerError",
     "check",
     "compile",
+    "compile_decoder",
     "errors",
     "launch",
     "op",
