@@ -39,6 +39,8 @@ from superscaler.ir.check.spaces import Layouts, check_space, check_state
 from superscaler.ir.check.steps import run_block
 from superscaler.ir.entry import Contents, Entry
 
+UNEXPECTED = "the check can make no sense of it"
+
 __all__ = ["EntryReport", "Fault", "FaultKind", "Place", "Report", "check"]
 
 
@@ -49,11 +51,11 @@ def check(plan: Contents, *, strict: bool = False) -> Report:
     fault, the worker, the task, the tensor, and what would be right. The time taken is reported in seconds.
     """
     began = perf_counter()
-    check_space(plan)
-    layouts = Layouts(plan.space)
-    check_state(plan, layouts)
-    state = state_bytes(plan)
-    entries = {name: _check_entry(plan, name, entry, layouts, state) for name, entry in plan.entries.items()}
+    try:
+        entries = _check_entries(plan)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as e:
+        # What no pass expected is no proof. A plan from a stranger shall not end in a traceback.
+        raise fault("malformed plan", UNEXPECTED, None, f"{type(e).__name__}: {e}") from e
     assumptions = sorted({text for _, found in entries.values() for text in found})
     if strict and assumptions:
         raise fault(
@@ -62,6 +64,14 @@ def check(plan: Contents, *, strict: bool = False) -> Report:
         )  # fmt: skip
     report = {name: entry for name, (entry, _) in entries.items()}
     return Report(report, tuple(assumptions), perf_counter() - began)
+
+
+def _check_entries(plan: Contents) -> dict[str, tuple[EntryReport, list[str]]]:
+    check_space(plan)
+    layouts = Layouts(plan.space)
+    check_state(plan, layouts)
+    state = state_bytes(plan)
+    return {name: _check_entry(plan, name, entry, layouts, state) for name, entry in plan.entries.items()}
 
 
 def _check_entry(

@@ -6,7 +6,7 @@ from math import isfinite, prod
 
 from superscaler.ir.check import limits
 from superscaler.ir.check.fault import Place, fault
-from superscaler.ir.entry import Contents
+from superscaler.ir.entry import Contents, StateTensor
 from superscaler.ir.graph import ITEMSIZE
 from superscaler.ir.layout import Layout, Mesh, Partial, Shard, Space
 
@@ -126,8 +126,11 @@ def check_state(plan: Contents, layouts: Layouts) -> None:
                 "wrong layout", f"state {state.name!r} cannot be held as {state.layout}", None,
                 why or "state is complete and the same at all times",
             )  # fmt: skip
-        if state.init not in ("parameter", "buffer") and not (isinstance(state.init, float) and isfinite(state.init)):
-            raise fault("malformed plan", f"state {state.name!r} starts as {state.init!r}")
+        if not _begins(state):
+            raise fault(
+                "malformed plan", f"state {state.name!r} ({state.kind}) starts as {state.init!r}", None,
+                right="a number, or a copy: 'parameter', 'buffer', and ':' with the name of what is copied",
+            )  # fmt: skip
     homes = {state.name: (state.shape, state.dtype, state.kind) for state in plan.state}
     for name, entry in plan.entries.items():
         for tensor in entry.graph.state():
@@ -138,6 +141,14 @@ def check_state(plan: Contents, layouts: Layouts) -> None:
                     f"graph: {tensor.kind} of {tensor.dtype}{list(tensor.shape)}",
                     f"plan: {home[2]} of {home[1]}{list(home[0])}" if home else "plan: no state of that name",
                 )  # fmt: skip
+
+
+def _begins(state: StateTensor) -> bool:
+    """Whether how a state tensor starts is something that can be done."""
+    if isinstance(state.init, str):
+        what, colon, _ = state.init.partition(":")
+        return what in ("parameter", "buffer") and (bool(colon) or what == state.kind)
+    return isfinite(state.init)
 
 
 def check_tensor(name: str, shape: tuple[int, ...], dtype: str) -> None:

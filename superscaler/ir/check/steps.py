@@ -68,8 +68,11 @@ def _call(run: Instances, step: Call) -> None:
 
 def _slice(run: Instances, step: Slice) -> None:
     have = run.read(step.src, step.at)
-    layout = run.role.program.values[step.dst].layout
     run.slot(step.dst, step.at)
+    gives = run.role.program.values[step.dst]
+    layout = gives.layout
+    if gives.tensor != have.tensor:
+        raise run.wrong("wrong tensor", f"{run.name(step.dst)} is sliced out of {have.tensor!r}")
     shape = run.scope.graph.tensor[have.tensor].shape
     why = contained(run.bodies.regions, shape, have.layout, layout, run.role.workers)
     if why is not None:

@@ -17,7 +17,7 @@ from mutations import Mutations, data_of
 
 import superscaler as ss
 from superscaler.errors import CheckError, SuperscalerError
-from superscaler.ir.check import check
+from superscaler.ir.check import UNEXPECTED, check
 from superscaler.models import build
 from superscaler.runtime.launch import launch
 
@@ -26,6 +26,9 @@ KINDS = (
     ("megatron:tensor=2,pipeline=2,microbatches=2", 4, True),
     ("megatron:data=2,tensor=2", 4, False),
     ("recompute:ops=all+megatron:data=2,pipeline=2,microbatches=2", 4, True),
+    ("zero:level=3,data=2,microbatches=2", 2, True),
+    ("co_shard:parts=2,data=2", 2, False),
+    ("interlaced:stages=2,microbatches=2", 2, True),
 )
 
 
@@ -75,31 +78,37 @@ def difference(one: dict[str, list[torch.Tensor]], other: dict[str, list[torch.T
     return ""
 
 
+def begins(plan: Plan) -> dict[str, str | float]:
+    """State -> how it starts."""
+    return {state.name: state.init for state in plan.state}
+
+
 def verdict(document: Any) -> Plan | None:
     """The plan, if it is one and the check lets it pass."""
     try:
         plan = msgspec.convert(document, Plan)
         check(plan)
-    except (msgspec.ValidationError, CheckError):
+    except msgspec.ValidationError:
+        return None
+    except CheckError as error:
+        assert UNEXPECTED not in str(error), error  # noqa: PT017
         return None
     return plan
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind[0])
 def test_what_passes_computes_the_same(kind: tuple[str, int, bool]) -> None:
     given = subject(*kind)
     expected = given.run(given.plan)
     mutations = Mutations(data_of(given.plan), seed=len(kind[0]))
     passed = 0
-    for _ in range(1500):
+    for _ in range(1000):
         place, document = mutations.draw()
-        if place[-1:] == ("init",):
-            continue  # where training starts is the plan's choice, not the Graph's
         plan = verdict(document)
-        if plan is None:
-            continue
+        if plan is None or begins(plan) != begins(given.plan):
+            continue  # where training starts is the plan's choice, not the Graph's
         passed += 1
         try:
             found = difference(expected, given.run(plan))
