@@ -59,7 +59,7 @@ def main(steps: int, backend: str, output: Path, preset: str, batch: int) -> flo
     next(reference)
     batches = text_batches(plan.entries["train"], read_text(standard_library()))
     worst, times, alone = 0.0, [], []
-    print(f"\n{'step':>4}  {'plain torch':>11}  {'4 workers':>11}  {'difference':>10}  {'torch s':>7}  {'4 workers s':>11}")
+    print("\nstep  plain torch    4 workers  difference  torch s  4 workers s")
     with ss.launch(plan, model, backend=backend) as job:
         for step in range(1, steps + 1):
             inputs = next(batches)
@@ -78,8 +78,8 @@ def main(steps: int, backend: str, output: Path, preset: str, batch: int) -> flo
         job.save_checkpoint(output / "checkpoint")
     print(
         f"\nlargest relative difference {worst:.1e}"
-        f"\na step: predicted {timeline.seconds:.3f} s, measured {statistics.median(times):.3f} s (median; plain torch on "
-        f"one device {statistics.median(alone):.3f} s)"
+        f"\na step: predicted {timeline.seconds:.3f} s, measured {statistics.median(times):.3f} s (median; plain torch "
+        f"on one device {statistics.median(alone):.3f} s)"
         f"\nplan        {output / 'gpt.plan.json'}\ntimeline    {output / 'timeline.png'}"
         f"\ncheckpoint  {output / 'checkpoint'}"
     )

@@ -89,13 +89,14 @@ def _row_labels(chart: Chart) -> list[str]:
 
 
 def _bars(axes: Axes, chart: Chart, tops: list[float], scale: float, kind: str, *, critical: bool) -> None:
-    by_row: dict[int, list[tuple[float, float]]] = {}
+    by_row: dict[tuple[int, bool], list[tuple[float, float]]] = {}
     for bar in chart.bars:
         if bar.kind == kind and bar.critical == critical:
-            by_row.setdefault(bar.row, []).append((bar.start / scale, (bar.end - bar.start) / scale))
-    for row, spans in by_row.items():
-        main = chart.rows[row].height >= 1  # the short tasks of the other lanes would be all edge
-        edge, width = (CRITICAL, 0.9) if critical and main else ("white" if main else colour(kind), 0.35)
+            # A short task, or one of the lower lanes, would be nothing but its edge.
+            edged = chart.rows[bar.row].height >= 1 and bar.end - bar.start > 0.006 * chart.length
+            by_row.setdefault((bar.row, edged), []).append((bar.start / scale, (bar.end - bar.start) / scale))
+    for (row, edged), spans in by_row.items():
+        edge, width = (CRITICAL, 0.9) if critical and edged else ("white" if edged else colour(kind), 0.35)
         where = (tops[row] + 0.02, chart.rows[row].height - 0.04)
         axes.broken_barh(spans, where, facecolor=colour(kind), edgecolor=edge, linewidth=width)
 
