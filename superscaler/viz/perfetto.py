@@ -8,24 +8,28 @@ from typing import Any
 
 from superscaler.scheduler.timeline import RoleTimeline, Timeline
 from superscaler.viz.chart import lanes_of, legend_name
+from superscaler.viz.plan_timeline import groups
 
 Event = dict[str, Any]
 
 
 def write_perfetto(timeline: Timeline, path: str | Path) -> None:
-    """Write the trace: a process per worker, a thread per lane, a counter for memory. Raises :class:`OSError`."""
+    """Write the trace: a process per worker (per role if there are many), a thread per lane, a counter for memory.
+
+    Raises :class:`OSError`.
+    """
     Path(path).write_text(json.dumps({"traceEvents": events(timeline), "displayTimeUnit": "ms"}), encoding="utf-8")
 
 
 def events(timeline: Timeline) -> list[Event]:
     """The trace's events; times in microseconds."""
-    return [event for role in timeline.roles for worker in role.workers for event in _worker(role, worker)]
+    return [event for name, worker, role in groups(timeline) for event in _worker(role, worker, name)]
 
 
-def _worker(role: RoleTimeline, worker: int) -> list[Event]:
+def _worker(role: RoleTimeline, worker: int, name: str) -> list[Event]:
     lanes = lanes_of(span.lane for span in role.spans)
     found: list[Event] = [
-        {"ph": "M", "name": "process_name", "pid": worker, "args": {"name": f"worker {worker}"}},
+        {"ph": "M", "name": "process_name", "pid": worker, "args": {"name": name}},
         {"ph": "M", "name": "process_sort_index", "pid": worker, "args": {"sort_index": worker}},
     ]
     for tid, lane in enumerate(lanes):

@@ -18,7 +18,7 @@ def chart(timeline: Timeline, *, title: str = "", beside: Timeline | None = None
     """
     rows: list[Row] = []
     bars: list[Bar] = []
-    for group, worker, role in _groups(timeline):
+    for group, worker, role in groups(timeline):
         _add(rows, bars, group, role, "")
         if beside is not None:
             _add(rows, bars, group, beside.role_of(worker), MEASURED)
@@ -45,8 +45,8 @@ def _subtitle(timeline: Timeline, beside: Timeline | None) -> str:
     )
 
 
-def _groups(timeline: Timeline) -> list[tuple[str, int, RoleTimeline]]:
-    """The groups of rows: name, a worker, its role."""
+def groups(timeline: Timeline) -> list[tuple[str, int, RoleTimeline]]:
+    """What has rows of its own: name, a worker, its role. Each worker, or each role if there are many workers."""
     if timeline.workers > MOST:
         return [(workers_text(role.workers), role.workers[0], role) for role in timeline.roles]
     found = {worker: role for role in timeline.roles for worker in role.workers}

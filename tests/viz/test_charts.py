@@ -131,6 +131,8 @@ def test_a_trace_has_a_process_per_worker_and_a_thread_per_lane() -> None:
     assert {event["dur"] for event in tasks} == {100, 200, 400}
     assert sum(event["ph"] == "C" for event in found) == 3 * 3
     json.dumps(found)
+    many = events(timeline(role(*range(20)), role(*range(20, 40))))
+    assert {event["pid"] for event in many} == {0, 20}
 
 
 def test_a_simulated_plan_is_drawn() -> None:
