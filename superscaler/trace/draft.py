@@ -131,7 +131,7 @@ class Builder:
 class Draft:
     """A Graph not yet named. ``given``: inputs and state in order, with their kinds; results by name.
 
-    ``by_seq``: the forward ops of each number that autograd gives.
+    ``held``: names of state that is neither parameter nor buffer. ``by_seq``: forward ops by autograd's number.
     """
 
     builder: Builder = field(default_factory=Builder)
@@ -139,7 +139,7 @@ class Draft:
     outputs: dict[str, Value] = field(default_factory=dict[str, Value])
     gradients: dict[str, Value] = field(default_factory=dict[str, Value])
     updates: dict[str, Value] = field(default_factory=dict[str, Value])
-    constants: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
+    held: set[str] = field(default_factory=set[str])
     by_seq: dict[Any, list[DraftOp]] = field(default_factory=dict[Any, list[DraftOp]])
 
     def roots(self) -> list[Value]:

@@ -13,25 +13,29 @@ from torch._functorch._aot_autograd import descriptors as desc
 from torch._ops import OpOverload
 
 from superscaler.ir.graph import Kind
-from superscaler.trace.constants import as_op, known
+from superscaler.trace.constants import as_op, known, name_of
 from superscaler.trace.draft import Draft, DraftOp, Like, Origin, Value, dtype_name
+from superscaler.trace.effects import Irregular
 from superscaler.trace.inlining import ANCHOR, Region
 from superscaler.trace.lowering import Call, Result, lower
 from superscaler.trace.nodes import forward_only, like_of, refused, results_of, schema_of, strides_of
 from superscaler.trace.provenance import Provenance, strip_root
 from superscaler.trace.repeats import Call as RegionCall
-from superscaler.trace.repeats import Irregular
 from superscaler.trace.templates import Templates
 
 
 @dataclass(frozen=True)
 class Names:
-    """Names of what the traced graph numbers; ``state`` maps each name of a parameter or buffer to its first one."""
+    """Names of what the traced graph numbers; ``state``: each name of a parameter or buffer -> its first one.
+
+    ``held``: tensors that modules hold beside these.
+    """
 
     inputs: Sequence[str]
     outputs: Sequence[str]
     state: Mapping[str, str]
     parameters: frozenset[str]
+    held: Mapping[str, torch.Tensor]
 
 
 @dataclass
@@ -53,7 +57,6 @@ class Drafter:
         self._calls = calls
         self._templates = templates
         self._given: dict[str, Value] = {}
-        self._constants: dict[int, Value] = {}
         self._regions: dict[int, Region] = {}
         self._region_nodes: dict[fx.Node, Callable[[fx.Node], Any]] = {}
         self._scopes: dict[int, _Scope] = {}
@@ -123,15 +126,16 @@ class Drafter:
         if known(holder) is None and self._calls:
             raise Irregular("a tensor is read that is neither state of the module that runs nor an input of it")
         self.draft.builder.origin = Origin()
-        return as_op(self.draft.builder, holder) or self._held(holder)
+        return as_op(self.draft.builder, holder) or self._held(node, holder)
 
-    def _held(self, tensor: torch.Tensor) -> Value:
-        if id(tensor) not in self._constants:
-            name = f"constants.{len(self._constants)}"
-            self.draft.constants[name] = tensor.detach()
-            like = tuple(tensor.shape), dtype_name(tensor.dtype)
-            self._constants[id(tensor)] = self._new(name, like, "buffer")
-        return self._constants[id(tensor)]
+    def _held(self, node: fx.Node, tensor: torch.Tensor) -> Value:
+        name = name_of(tensor, self.names.held)
+        if name is None:
+            raise refused(
+                node, f"its code holds a tensor of {tensor.numel()} different values", hint="register it as a buffer"
+            )
+        self.draft.held.add(name)
+        return self._new(name, (tuple(tensor.shape), dtype_name(tensor.dtype)), "buffer")
 
     def _call(self, node: fx.Node) -> Any:
         if node.target is operator.getitem:

@@ -8,9 +8,10 @@ from torch import fx
 from torch._functorch._aot_autograd import descriptors as desc
 
 from superscaler.trace.draft import Value
+from superscaler.trace.effects import Irregular
 from superscaler.trace.nodes import results_of
 from superscaler.trace.provenance import strip_root
-from superscaler.trace.repeats import Call, Irregular
+from superscaler.trace.repeats import Call
 
 # The name of the entry's own parameter (see ``repeats``).
 ANCHOR = "anchor"

@@ -14,10 +14,10 @@ from torch.overrides import TorchFunctionMode
 from superscaler.errors import TraceError
 from superscaler.trace import library, losses, randomness, substitutes
 from superscaler.trace.attention import attention
+from superscaler.trace.effects import Irregular
 from superscaler.trace.places import Places
 from superscaler.trace.promote import promoted_call
 from superscaler.trace.provenance import annotation
-from superscaler.trace.repeats import Irregular
 from superscaler.trace.source import current_line, shown
 
 _GRADIENTS = (torch.autograd.grad, torch.autograd.backward, Tensor.backward)

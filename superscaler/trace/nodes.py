@@ -48,8 +48,8 @@ def results_of(output: fx.Node) -> list[tuple[Any, fx.Node]]:
     return [(place, result) for place, result in pairs if isinstance(result, fx.Node)]
 
 
-def refused(node: fx.Node, why: str) -> TraceError:
+def refused(node: fx.Node, why: str, *, hint: str = "write this part with ops on whole tensors") -> TraceError:
     """The error for a node that a Graph cannot hold."""
     line = line_of(node)
     where = (f"at {shown(line)}",) if line else ()
-    return TraceError("the model cannot be traced", *where, why, hint="write this part with ops on whole tensors")
+    return TraceError("the model cannot be traced", *where, why, hint=hint)

@@ -11,22 +11,19 @@ that is another in every member, has hooks) is not taken over. Whatever else goe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from superscaler.trace.effects import Irregular, effects_of, hooks_of, tripwires
 from superscaler.trace.inputs import SLOT, filled, is_static
 from superscaler.trace.likeness import alike
 from superscaler.trace.regions import Layout, call_region, encoded
-
-
-class Irregular(Exception):
-    """The repeated modules of a model cannot be traced once."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ class Repeats:
         self._rehearsing = rehearsing
         members = [member for member in self._members if member.regular]
         for member in members:
-            member.hooks = _hooks(member.module)
+            member.hooks = hooks_of(member.module)
             member.module.forward = self._stub(member, member.module.forward)  # type: ignore[method-assign]
             self._replace(member, StandIn(member.module))
         try:
@@ -136,7 +133,7 @@ class Repeats:
         inputs = tuple(Layout.of(x) for x in tensors)
         key = member.group, repr(spec), repr(settings), inputs, torch.is_grad_enabled()
         plain = all(leaf is SLOT or is_static(leaf) for leaf in settings) and not torch.is_autocast_enabled("cpu")
-        known = plain and _hooks(member.module) == member.hooks
+        known = plain and hooks_of(member.module) == member.hooks
         if known and self._rehearsing and key not in self._templates:
             return self._rehearsed(member, forward, key, _Arguments(settings, spec, inputs, args, kwargs))
         template = self._templates.get(key) if known else None
@@ -154,10 +151,10 @@ class Repeats:
         """Run the member's own forward, and learn what it gives if it does nothing else."""
         self._templates[key] = None
         leaves = pytree.tree_leaves((given.args, given.kwargs))
-        before = _effects(member.module, leaves)
+        before = effects_of(member.module, leaves)
         self._inside = True
         try:
-            with _tripwires(member):
+            with tripwires(member.module, member.varying):
                 output = forward(*given.args, **given.kwargs)
         except Exception:  # it may have read a tripwire: run it as it is, so that a true error shows
             member.regular = False
@@ -167,7 +164,7 @@ class Repeats:
         out_leaves, out_spec = pytree.tree_flatten(output)
         tensors = [leaf for leaf in out_leaves if isinstance(leaf, Tensor)]
         settings = tuple(SLOT if isinstance(leaf, Tensor) else leaf for leaf in out_leaves)
-        pure = _effects(member.module, leaves) == before
+        pure = effects_of(member.module, leaves) == before
         if pure and tensors and all(leaf is SLOT or is_static(leaf) for leaf in settings):
             outputs = tuple(Layout.of(x) for x in tensors)
             self._templates[key] = Template(
@@ -185,46 +182,3 @@ class _Arguments:
     inputs: tuple[Layout, ...]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-
-
-def _hooks(module: nn.Module) -> list[int]:
-    """Numbers that change when somebody hooks into a module or replaces a forward below it."""
-    counts: list[int] = []
-    for child in module.modules():
-        own = vars(child)
-        counts.append(len(own["_forward_hooks"]) + len(own["_forward_pre_hooks"]) + len(own["_backward_hooks"]))
-        counts.append("forward" in own and child is not module)
-    return counts
-
-
-def _effects(module: nn.Module, leaves: Sequence[Any]) -> list[int]:
-    """Numbers that change when a module writes to a tensor or to itself."""
-    found = [x._version for x in (*leaves, *module.parameters(), *module.buffers()) if isinstance(x, Tensor)]
-    for child in module.modules():
-        found.extend(id(value) for name, value in sorted(vars(child).items()) if name != "forward")
-        found.extend(id(x) for x in vars(child)["_buffers"].values())
-        found.extend(len(value) for value in vars(child).values() if isinstance(value, list | dict))
-    return found
-
-
-class _Tripwire:
-    """Stands for a number or name that is another in every member: whoever looks at it fails."""
-
-    def _touched(self, *_: Any, **__: Any) -> NoReturn:
-        raise Irregular("a forward reads what tells its module from the others")
-
-    __bool__ = __eq__ = __ne__ = __hash__ = __str__ = __repr__ = __format__ = _touched  # type: ignore[assignment]
-
-
-@contextmanager
-def _tripwires(member: _Member) -> Generator[None]:
-    saved: list[tuple[dict[str, Any], str, Any]] = []
-    for path, name in member.varying:
-        own = vars(member.module.get_submodule(path))
-        saved.append((own, name, own[name]))
-        own[name] = _Tripwire()
-    try:
-        yield
-    finally:
-        for own, name, value in saved:
-            own[name] = value

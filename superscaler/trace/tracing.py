@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -15,13 +15,15 @@ from superscaler.errors import SuperscalerError, TraceError, UsageError, did_you
 from superscaler.ir.graph import Graph
 from superscaler.trace import transformers_masks
 from superscaler.trace.capture import Tracing
+from superscaler.trace.constants import held
 from superscaler.trace.copies import fake_copy, fake_like, fake_mode_of
 from superscaler.trace.draft import Draft
 from superscaler.trace.drafting import Drafter, Names
+from superscaler.trace.effects import Irregular
 from superscaler.trace.entry import Entry, Loss, Mode
 from superscaler.trace.finish import finish
 from superscaler.trace.inputs import Inputs, bind
-from superscaler.trace.repeats import Irregular, Repeats
+from superscaler.trace.repeats import Repeats
 from superscaler.trace.templates import Templates
 
 Precision = Literal["f32", "f64", "bf16"]
@@ -32,23 +34,24 @@ _DTYPES = {"f32": torch.float32, "f64": torch.float64, "bf16": torch.bfloat16}
 class Traced:
     """A Graph and where its state comes from.
 
-    ``state``: name of a parameter or buffer in the graph -> its names in the module (several where it is shared).
-    ``constants``: the values of buffers that the model's code holds as plain tensors.
+    ``state``: name of a state tensor in the graph -> its names in the module (several where it is shared). A tensor
+    held beside parameters and buffers (``self.table = ...``) is state as well, unless it is small or regular.
     """
 
     graph: Graph
     state: Mapping[str, tuple[str, ...]]
-    constants: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def values(self, model: nn.Module) -> dict[str, Tensor]:
-        """The model's parameters and buffers by graph name, in the graph's dtypes; shared ones once. Copies."""
+        """The model's state by graph name, in the graph's dtypes; shared tensors once. Copies."""
         found = {
+            **held(model),
             **dict(model.named_parameters(remove_duplicate=False)),
             **dict(model.named_buffers(remove_duplicate=False)),
         }
-        values = {name: found[names[0]] for name, names in self.state.items()} | dict(self.constants)
-        dtypes = {t.name: getattr(torch, t.dtype) for t in self.graph.state()}
-        return {name: values[name].detach().to(dtype, copy=True) for name, dtype in dtypes.items()}
+        return {
+            tensor.name: found[self.state[tensor.name][0]].detach().to(getattr(torch, tensor.dtype), copy=True)
+            for tensor in self.graph.state()
+        }
 
 
 def trace(
@@ -62,8 +65,8 @@ def trace(
 ) -> Traced:
     """The Graph of ``model`` on a batch of the shapes of ``args`` and ``kwargs``; the model is left as it is.
 
-    ``mode="train"``: loss and the gradient of every parameter (``nn.Module.train``); ``"eval"``: every tensor that the
-    model returns (``nn.Module.eval``). ``loss``: from the model's output to a scalar; by default the output, its
+    ``mode="train"``: loss and the gradient of every parameter, in training mode; ``"eval"``: every tensor that the
+    model returns, in evaluation mode. ``loss``: from the model's output to a scalar; by default the output, its
     ``loss`` attribute, or its ``"loss"`` item. ``dtype``: of parameters and floating-point inputs; with ``"f64"`` casts
     inside the model become float64 too. Works on real models and on models of fake tensors of any size.
 
@@ -78,13 +81,16 @@ def trace(
     copied = fake_copy(
         model, fake, parameters=kind, buffers=None if dtype == "bf16" else kind, gradients=mode == "train"
     )
-    copied.train(mode == "train")
+    if copied.training != (mode == "train"):  # parts that the user froze with eval() stay so in training
+        copied.train(mode == "train")
+    if mode == "eval":
+        copied.eval()
     transformers_masks.prepare(copied)
     state = _shared_names(copied)
     tracing = Tracing(fake, dtype == "f64", "position_ids" in inputs.tensors)
     tensors = [fake_like(tensor, fake, kind) for tensor in inputs.tensors.values()]
     draft = _drafted(Entry(copied, inputs, loss, mode), tensors, inputs, state, tracing)
-    traced = Traced(finish(draft), state, draft.constants)
+    traced = Traced(finish(draft), {**state, **{name: (name,) for name in draft.held}})
     if mode == "train" and not traced.graph.gradients:
         raise TraceError(
             "the loss depends on no parameter that requires a gradient",
@@ -104,7 +110,7 @@ def _drafted(
 
     def draft(repeats: Repeats | None) -> Draft:
         graph = tracing.capture(entry, tensors, repeats)
-        names = Names(list(inputs.tensors), entry.names, first_names, parameters)
+        names = Names(list(inputs.tensors), entry.names, first_names, parameters, held(entry.model))
         return Drafter(names, repeats.calls if repeats else {}, templates).walk(graph)
 
     if repeats:

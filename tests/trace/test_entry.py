@@ -77,6 +77,14 @@ def test_evaluation_gives_every_tensor_and_no_gradient() -> None:
         torch.testing.assert_close(values[tensor], expected[name])
 
 
+def test_parts_that_are_frozen_stay_so() -> None:
+    model = Model("scalar").train()
+    model.dropout.eval()
+    assert not any(op.target == "superscaler.dropout" for op in trace(model, (X, LABELS)).graph.ops)
+    assert any(op.target == "superscaler.dropout" for op in trace(model.eval(), (X, LABELS)).graph.ops)
+    assert not model.training
+
+
 def test_evaluation_needs_no_loss() -> None:
     assert set(trace(Model("scalar"), (X,), mode="eval").graph.outputs) == {"output"}
 

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from trace_running import assert_same_as_torch
+from trace_running import assert_same_as_torch, run
 
 from superscaler.errors import TraceError
 from superscaler.trace import trace
+from superscaler.trace.promote import Float64Mode
 
 transformers = pytest.importorskip("transformers")
 
@@ -127,6 +128,18 @@ def test_padding_is_a_mask_over_keys_only(build: Any) -> None:
     for op in traced.graph.ops:
         if op.target == "superscaler.attention" and build is not t5:
             assert traced.graph.tensor[op.inputs[3]].shape == (3, 1, 1, 7)
+
+
+@pytest.mark.parametrize("build", [gpt2, llama, bert, t5])
+def test_evaluation(build: Any) -> None:
+    torch.manual_seed(0)
+    model, batch = build(), language_batch(padded=True)
+    traced = trace(model, (), batch, mode="eval", dtype="f64")
+    values = run(traced.graph, traced.values(model), [batch[name] for name in traced.graph.inputs])
+    with Float64Mode():
+        expected = model.double().eval()(**batch)
+    for name in ("loss", "logits"):
+        torch.testing.assert_close(values[traced.graph.outputs[name]], expected[name])
 
 
 def test_a_sliding_window_needs_a_mask() -> None:
