@@ -38,3 +38,24 @@ def test_the_report_says_what_was_proven() -> None:
     # half of both weights, and the arena
     assert report.entries["train"].memory == (4 * 3 + 3 * 2) * 4 + plan.entries["train"].programs[0].arena
     assert "5 tasks" in str(report)
+
+
+def test_discovered_rules_are_assumptions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan that rests on one is proven under it, and refused when nothing may be assumed."""
+
+    def found(op: Op, ins: tuple[Shape, ...], outs: tuple[Shape, ...]) -> Rule:
+        rule = parse_rule("b h -> b h", ins, outs, family="pointwise")
+        return msgspec.structs.replace(rule, discovered=True)
+
+    monkeypatch.setitem(specs(), "custom.twice", ("pointwise", Spec(found)))
+    graph = graph_of("y = custom.twice x", {"x": (4, 2), "y": (4, 2)}, ("x",), outputs={"y": "y"})
+    space = Space((), (Mesh("m", (), (), (0,)),))
+    definitions: list[Definition] = []
+    role = Role(graph, space, (0,), definitions)
+    x, y = role.value("x"), role.value("y")
+    role.run(role.block("forward", role.call("y", (x,), (y,))))
+    plan = plan_of(graph, space, (role.program(inputs={"x": x}, outputs={"y": y}),), definitions, {}, name="eval")
+    assert check(plan).assumptions == ("custom.twice: b h -> b h",)
+    with pytest.raises(Fault, match="discovered rule: the proof rests on 1 discovered rules") as caught:
+        check(plan, strict=True)
+    assert "custom.twice" in str(caught.value)
