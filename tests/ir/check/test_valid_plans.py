@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from compiled import KINDS, compiled
 
-from superscaler.ir.check import check
+from superscaler.ir.check import Fault, check
+from superscaler.ir.graph import Op
+from superscaler.ir.layout import Mesh, Space
 from superscaler.ir.plan import Plan
-from tests.ir.plans_by_hand import in_one_piece, tensor_parallel
+from superscaler.ir.program import Definition
+from superscaler.ir.rules import specs
+from superscaler.ir.rules.rule import Rule, Shape, Spec, parse_rule
+from tests.ir.plans_by_hand import Role, graph_of, in_one_piece, plan_of, tensor_parallel
 from tests.ir.plans_by_hand_more import BY_HAND
 
 
