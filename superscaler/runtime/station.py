@@ -88,6 +88,11 @@ class Station:
         self, plan: Plan, index: int, options: WorkerOptions, host: str, port: int, progress: Path | None
     ) -> None:
         device = torch.device(options.device)
+        if options.compile:
+            # A pool of compilers per worker would be more processes than there are cores, and outlive the worker.
+            import torch._inductor.config as inductor
+
+            inductor.compile_threads = 1
         connect(index, plan.workers, host, port, device=device, limit=options.limit)
         comm = DistributedComm(plan, index, limit=options.limit)
         self.worker = make_worker(plan, index, comm, options)

@@ -31,13 +31,12 @@ from superscaler.runtime.binding import Binding
 from superscaler.runtime.blocks import Code, Emitter
 from superscaler.runtime.body import Body, Outputs, build
 from superscaler.runtime.comm import Comm, Key
-from superscaler.runtime.compiling import Examples
 from superscaler.runtime.packing import Packing, packing
-from superscaler.runtime.resolve import Resolved, Resolver, Shape
+from superscaler.runtime.resolve import Resolved, Resolver
 from superscaler.runtime.storage import Place, at_of, reads, writes
 from superscaler.runtime.updates import InPlace, in_place
 
-Prepare = Callable[[Body, Examples], Callable[..., Any]]
+Prepare = Callable[[Body], Callable[..., Any]]
 First = frozenset[tuple[int, int, int]]  # (block, micro-batch, step) of the steps that write first what others add to
 
 
@@ -67,30 +66,8 @@ class Context:
             made = [self.binding.dtype(v) for v in call.outs]
             dtypes = {p: (d, self.binding.dtype(storage.get(p, call.outs[p]))) for p, d in enumerate(made)}
             body = build(f"definition_{call.definition}", resolved, definition.outs, uses, dtypes)
-            examples = self._examples(call, definition, resolved, [(p, dtypes[p][1]) for p in uses.given])
-            function = self.prepare(body, examples)
-            found = self.bodies[key] = (body, function)
+            found = self.bodies[key] = (body, self.prepare(body))
         return found[1]
-
-    def _examples(
-        self, call: Call, definition: Definition, resolved: Resolved, storage: list[tuple[int, torch.dtype]]
-    ) -> Examples:
-        """Arguments of a body, all zeros."""
-        shapes = dict(enumerate(resolved.shapes))
-        for line in resolved.lines:
-            shapes.update(zip(line.outs, line.shapes, strict=True))
-
-        def zeros(shape: Shape, dtype: torch.dtype) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, device=self.device)
-
-        def examples() -> list[Any]:
-            ins = zip(resolved.shapes, call.ins, strict=True)
-            given: list[Any] = [zeros(shape, self.binding.dtype(v)) for shape, v in ins]
-            given += resolved.bindings
-            given += [(0, 0)] if draws(definition) else []
-            return given + [zeros(shapes[definition.outs[p]], dtype) for p, dtype in storage]
-
-        return examples
 
 
 def emit(context: Context, number: int) -> Code:

@@ -25,6 +25,7 @@ from superscaler.runtime.files import read_region
 from superscaler.runtime.measuring import peak
 from superscaler.runtime.ops import set_device
 from superscaler.runtime.packing import packing
+from superscaler.runtime.rehearsal import Rehearsal
 from superscaler.runtime.steps import Prepare
 from superscaler.transforms.cache import START
 
@@ -74,6 +75,8 @@ class Worker:
             if program is not None
         }
         storage.populate()
+        if isinstance(comm, Rehearsal) and not storage.caches:
+            comm.run(self.entries.values())
         for tensor in storage.regions:
             if tensor.name in self.state:
                 self.state[tensor.name].fill_(0.0 if isinstance(tensor.init, str) else tensor.init)
@@ -219,4 +222,5 @@ def make_worker(plan: Plan, index: int, comm: Comm, options: WorkerOptions) -> W
         torch.set_num_threads(options.threads)
     with torch.no_grad():
         prepare = compiled if options.compile else plain
+        comm = Rehearsal(comm) if options.compile else comm
         return Worker(plan, index, comm, device=device, prepare=prepare, budget=options.memory)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import pytest
 import small_plans as plans
+import torch
 from torch._dynamo.utils import counters
 
+from superscaler.api import compile as compile_plan
+from superscaler.ir.cluster import Cluster
+from superscaler.models.gpt import GPT, PRESETS
 from superscaler.runtime.compiling import compiled
 from superscaler.runtime.launch import launch
+from superscaler.transforms.optimize import SGD
 
 pytestmark = pytest.mark.slow
 
@@ -33,14 +38,25 @@ def test_what_sleeps_is_left_as_it_is() -> None:
         assert all(t.end - t.start >= 1000 for t in times)
 
 
-def never() -> list[Any]:
-    raise AssertionError("this body was to be left alone")
-
-
 def test_optimizer_steps_are_left_as_they_are() -> None:
     with launch(plans.whole(), plans.Reference(), backend="inline") as job:
         bodies = [body for body, _ in job._crew.workers[0].entries["train"].context.bodies.values()]  # type: ignore[union-attr]
         (optimizer,) = (b for b in bodies if any(line.target == "superscaler.sgd" for line in b.lines))
-        assert compiled(optimizer, never) == optimizer.module.forward
-        with pytest.raises(AssertionError, match="left alone"):
-            compiled(bodies[0], never)
+        assert compiled(optimizer) == optimizer.module.forward
+        assert compiled(bodies[0]) != bodies[0].module.forward
+
+
+def test_dropout_draws_the_same_numbers_and_nothing_is_compiled_again() -> None:
+    torch.manual_seed(0)
+    model = GPT(replace(PRESETS["tiny"], dropout=0.1))
+    batch = torch.randint(0, 256, (4, 32)), torch.randint(0, 256, (4, 32))
+    plan = compile_plan(
+        model, batch, cluster=Cluster.local(2), plan="megatron:tensor=2,microbatches=2", optimizer=SGD(lr=0.1),
+        evaluate=False,
+    )  # fmt: skip
+    with launch(plan, model, backend="inline") as job:
+        expected = [job.step(*batch) for _ in range(3)]
+    with launch(plan, model, backend="inline", compile=True) as job:
+        before = dict(counters["stats"])
+        assert [job.step(*batch) for _ in range(3)] == pytest.approx(expected, rel=1e-5)
+        assert dict(counters["stats"]) == before

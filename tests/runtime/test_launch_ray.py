@@ -76,6 +76,14 @@ class TestWithinARayThatRuns:
             launch(plans.tensor_parallel(ways=6), plans.Reference())
 
     @pytest.mark.slow
+    def test_compiled_bodies(self) -> None:
+        with launch(plans.pipelined(), plans.Reference(), compile=True) as job:
+            assert job.step(plans.batch()) == pytest.approx(plans.Reference().steps(1)[0], rel=1e-9)
+            workers = [p.pid for p in job._crew.processes]  # type: ignore[union-attr]
+            children = [c for p in workers for c in psutil.Process(p).children(recursive=True)]
+        assert psutil.wait_procs(children, timeout=10)[1] == []
+
+    @pytest.mark.slow
     def test_an_op_that_fails_names_worker_and_task(self) -> None:
         with launch(plans.pipelined(slow=-1.0), plans.Reference()) as job:
             with pytest.raises(WorkerError, match="worker 1 failed in forward, micro-batch 0") as caught:
