@@ -11,7 +11,7 @@ from superscaler.ir.layout import Partial
 from superscaler.ir.program import Collective
 
 
-def check_union(scope: Scope, comm: int, members: list[Meeting], regions: Regions) -> None:
+def check_union(scope: Scope, members: list[Meeting], regions: Regions) -> None:
     """Within each group, each mesh brings every term of its share exactly once, and the shares are disjoint.
 
     Raises a :class:`Fault` otherwise.
@@ -24,7 +24,7 @@ def check_union(scope: Scope, comm: int, members: list[Meeting], regions: Region
     if step.kind != "all_reduce" or dst.layout.partial:
         raise _wrong("wrong group", f"a {step.kind} from one mesh to another", first, right="an all_reduce")
     for meeting in members:
-        _same_tensor(comm, meeting, dst)
+        _same_tensor(meeting, dst)
     for group in scope.entry.groupings[step.grouping].groups:
         _group(scope, group, brings, dst, regions)
 
@@ -33,11 +33,13 @@ def _wrong(kind: FaultKind, what: str, meeting: Meeting, *why: str, right: str |
     return fault(kind, what, meeting.role.place(meeting.block, None, meeting.step), *why, right=right)
 
 
-def _same_tensor(comm: int, meeting: Meeting, dst: Held) -> None:
+def _same_tensor(meeting: Meeting, dst: Held) -> None:
     src = meeting.src
     assert src is not None
     if src.tensor != dst.tensor:
-        raise _wrong("wrong tensor", f"communication {comm} gets {src.tensor!r} for {dst.tensor!r}", meeting)
+        raise _wrong(
+            "wrong tensor", f"communication {meeting.step.comm} gets {src.tensor!r} for {dst.tensor!r}", meeting
+        )
     states = [state for _, state in src.layout.states]
     if any(isinstance(state, Partial) and state.kind != "sum" for state in states):
         raise _wrong("wrong kind of partial", f"terms of several meshes are added: {src.layout}", meeting)
