@@ -30,6 +30,7 @@ class Entry(nn.Module):
         self.model = model
         self.names: tuple[str, ...] = ()
         self.anchor: nn.Parameter | None = None
+        self.running = False
         self._inputs = inputs
         self._loss = loss
         self._mode: Mode = mode
@@ -37,8 +38,12 @@ class Entry(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         args, kwargs = self._inputs.call(tensors)
         with _unchanged(self.model):
-            output = self.model(*args, **kwargs)
-            loss = self._loss(output) if self._loss is not None else _loss_of(output)
+            self.running = True
+            try:
+                output = self.model(*args, **kwargs)
+                loss = self._loss(output) if self._loss is not None else _loss_of(output)
+            finally:
+                self.running = False
             results = {} if loss is None and self._mode == "eval" else {"loss": _scalar(loss, output)}
             if self._mode == "eval":
                 results |= {name: value for name, value in _tensors_of(output).items() if value is not loss}

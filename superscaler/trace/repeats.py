@@ -59,11 +59,15 @@ class _Member:
 
 
 class StandIn(nn.Module):
-    """Takes a module's place in its list: calls it, shows its attributes, passes for its class, has no parameters."""
+    """Takes a module's place in its list: calls it, shows its attributes, passes for its class, has no parameters.
 
-    def __init__(self, module: nn.Module) -> None:
+    So the model must not look for parameters while it runs (``entry.running``): it would miss these.
+    """
+
+    def __init__(self, module: nn.Module, entry: Any) -> None:
         super().__init__()
         vars(self)["_stands_for"] = module
+        vars(self)["_entry"] = entry
 
     @property
     def __class__(self) -> type:  # type: ignore[override]
@@ -71,6 +75,11 @@ class StandIn(nn.Module):
 
     def __getattr__(self, name: str) -> Any:
         return getattr(vars(self)["_stands_for"], name)
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Generator[tuple[str, nn.Module]]:
+        if vars(self)["_entry"].running:
+            raise Irregular("the forward looks for modules or parameters")
+        return super().named_modules(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return vars(self)["_stands_for"](*args, **kwargs)
@@ -107,7 +116,7 @@ class Repeats:
         for member in members:
             member.hooks = hooks_of(member.module)
             member.module.forward = self._stub(member, member.module.forward)  # type: ignore[method-assign]
-            self._replace(member, StandIn(member.module))
+            self._replace(member, StandIn(member.module, self._entry))
         try:
             yield
         finally:

@@ -144,6 +144,35 @@ def test_a_hook_on_an_inner_module_is_run(captures: list[str]) -> None:
     assert "RegionEntry" not in captures
 
 
+class Decayed(nn.Module):
+    """The loss looks at every parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(i, plain) for i in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)[0]
+        return x.square().mean() + 0.1 * torch.stack([p.square().sum() for p in self.parameters()]).sum()
+
+
+class FirstWeight(Decayed):
+    """The loss reaches into one block."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)[0]
+        return x.square().mean() + self.blocks[0].linear.weight.sum()
+
+
+@pytest.mark.parametrize("build", [Decayed, FirstWeight])
+def test_a_loss_of_the_parameters_themselves(captures: list[str], build: Any) -> None:
+    torch.manual_seed(0)
+    assert_same_as_torch(build(), (torch.randn(5, 4),))
+    assert captures[-1] == "Entry"
+
+
 class Tied(nn.Module):
     """Blocks that share a weight with one another and with the head; one of them runs twice."""
 
