@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
+
+import superscaler as ss
+from superscaler import models
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,4 +63,20 @@ def test_every_command_of_the_readme_is_one() -> None:
     for line in readme.splitlines():
         if line.startswith("superscaler "):
             assert line.split()[1] in commands, line
-    assert all(f"superscaler {name}" in readme or name in ("generate", "memory") for name in commands)
+    assert all(f"superscaler {name}" in readme for name in commands)
+
+
+def test_the_script_of_the_readme_is_a_plan() -> None:
+    """And an exact one: the loss of the first step is that of the model."""
+    block = next(
+        b for b in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S) if "my_plan" in b
+    )
+    names: dict[str, Any] = {"ss": ss}
+    exec(block, names)
+    torch.manual_seed(0)
+    model, example = models.build("gpt", "tiny", layers=4)
+    batch = example(16)
+    plan = ss.compile(model, batch, cluster=ss.Cluster.local(8), plan=names["my_plan"], evaluate=False)
+    assert plan.entries["train"].certificate.status in ("optimal", "feasible")
+    with ss.launch(plan, model, backend="inline") as job:
+        assert abs(job.step(*batch) - model(*batch).item()) < 1e-5
