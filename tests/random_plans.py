@@ -64,8 +64,8 @@ class RandomPlan:
 
 
 @st.composite
-def random_plans(draw: st.DrawFn, batch: int, *, most: int = 8) -> RandomPlan:
-    """A plan for a batch of this size on at most ``most`` devices."""
+def random_plans(draw: st.DrawFn, batch: int, *, most: int = 8, micro: bool = True) -> RandomPlan:
+    """A plan for a batch of this size on at most ``most`` devices, with micro-batches or without."""
     stages = draw(st.integers(1, 2))
     data = draw(st.integers(1, min(3, batch, most // stages)))
     one = draw(st.integers(1, min(4, most // (stages * data))))
@@ -76,7 +76,7 @@ def random_plans(draw: st.DrawFn, batch: int, *, most: int = 8) -> RandomPlan:
         one,
         two,
         stages,
-        draw(st.integers(1, batch // data)),
+        draw(st.integers(1, batch // data)) if micro else 1,
         draw(st.sampled_from(SCHEDULES)),
         draw(st.sampled_from([0.0, 0.1, 0.5, 1.0])),
         draw(st.sampled_from([0.0, 0.3, 1.0])),
