@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from time import monotonic
 
 from superscaler.errors import ScheduleError
@@ -37,6 +38,10 @@ _CLIMB_VISITS = 400_000
 _EXACT_TASKS = 800
 """Up to so many tasks the whole problem goes to the exact solver at once."""
 _KERNEL_TASKS = 4000
+_ROUNDS = 4
+"""Rounds of tuning and polishing for problems of up to so many tasks."""
+_BUSIEST = 3
+"""Devices that are relaxed together."""
 _LONGER = 3
 """Policies tried on more micro-batches when the steady state does not show."""
 
@@ -201,22 +206,47 @@ class _Search:
                 self.bound = Bound(self.length, "exact search", self.bound.binding)
             if proven:
                 return
+        self.relax()
         if is_slow(small, self.starts) and small.tasks < _KERNEL_TASKS:
             self.try_kernel()
         if small.tasks < _KERNEL_TASKS:
             self.climb_and_polish()
         self.offer(polish(small, self.starts, floor, budget), "exact windows")
 
+    def relax(self) -> None:
+        """A better bound from the busiest devices together, for small problems without repetition."""
+        small, budget = self.small, self.budget
+        if small.tasks > _EXACT_TASKS or small.microbatches < self.flow.microbatches or budget.blown:
+            return
+        from superscaler.scheduler.cpsat_relaxation import relaxed_bound
+
+        busiest = sorted(range(small.devices), key=lambda d: (-small.load[d], d))[:_BUSIEST]
+        effort = budget.effort
+        value = relaxed_bound(
+            small, busiest, self.floor, self.length, effort=effort, seed=budget.seed, time_limit=budget.left
+        )
+        if value > self.bound.value:
+            names = ", ".join(map(str, sorted(busiest)))
+            self.bound = Bound(value, f"exact search on devices {names}", self.bound.binding)
+        self.floor = max(self.floor, value)
+
     def climb_and_polish(self) -> None:
-        """Both directions tuned, each polished for a while: the longer one often ends as the shorter."""
-        part = replace(self.budget, effort=self.budget.effort / 4)
-        for make in (greedy, greedy_back):
-            tuned = next((entry[3] for entry in self.tried if entry[2] is make), None)
-            if tuned is None or self.length == self.floor:
+        """Both directions tuned, each polished for a while: the longer one often ends as the shorter.
+
+        Small problems take several rounds, from other policies: cheaper than staying where windows gain nothing.
+        """
+        rounds = _ROUNDS if self.small.tasks <= _EXACT_TASKS else 1
+        part = replace(self.budget, effort=self.budget.effort / (4 * rounds) * (1 if rounds == 1 else 1.5))
+        tries = round(self.budget.effort * _CLIMB_VISITS / self.small.tasks / rounds**0.5)
+        for turn, make in product(range(rounds), (greedy, greedy_back)):
+            # Policies of one length mostly make one schedule.
+            ranked = list({entry[0]: entry[3] for entry in reversed(self.tried) if entry[2] is make}.values())[::-1]
+            if turn >= len(ranked) or self.length == self.floor or part.blown:
                 continue
-            tries = round(self.budget.effort * _CLIMB_VISITS / self.small.tasks)
-            starts = climb(self.small, make, tuned, self.floor, tries, part.seed, lambda: part.blown)
-            self.offer(polish(self.small, starts, self.floor, part), "tuned greedy, exact windows")
+            seed = part.seed + turn
+            starts = climb(self.small, make, ranked[turn], self.floor, tries, seed, lambda: part.blown)
+            polished = polish(self.small, starts, self.floor, replace(part, seed=seed))
+            self.offer(polished, "tuned greedy, exact windows")
 
     def try_kernel(self) -> None:
         """A steady state beats greedy where memory is tight, by how much shows only after its ramps are polished."""

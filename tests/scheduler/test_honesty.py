@@ -7,6 +7,7 @@ import pytest
 from superscaler.scheduler import solve, verify
 from superscaler.scheduler.bounds import closed_form
 from superscaler.scheduler.certified import solve_pipeline
+from superscaler.scheduler.cpsat_relaxation import relaxed_bound
 from superscaler.scheduler.flow import Flow, flow_of
 from superscaler.scheduler.greedy import greedy, policies, tuning
 from superscaler.scheduler.greedy_back import greedy_back
@@ -83,3 +84,16 @@ def test_the_generic_bound_never_exceeds_a_feasible_schedule() -> None:
         problem = random_pipeline(draw.randrange(10**9))
         table = solve(to_problem(problem), effort=0)
         assert closed_form(table.problem).value <= table.makespan
+
+
+@pytest.mark.parametrize("seed", range(60, 84))
+def test_the_relaxation_of_some_devices_never_exceeds_the_optimum(seed: int) -> None:
+    problem = random_pipeline(seed)
+    if not problem.comm_is_a_delay:
+        return
+    flow = flow_of(problem)
+    optimum = shortest(to_problem(problem)) or 0
+    for devices in ([0], [flow.devices - 1], range(flow.devices)):
+        bound = relaxed_bound(flow, devices, 0, 2 * optimum, effort=0.5)
+        assert bound <= optimum
+    assert ramp_bound(flow).value <= optimum
