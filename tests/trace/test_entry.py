@@ -94,6 +94,14 @@ def test_two_traces_are_one_graph() -> None:
     assert trace(model, inputs(2)).graph == trace(model, inputs(2, seed=1)).graph
 
 
+def test_tracing_draws_no_random_number() -> None:
+    model, inputs = models.build("gpt", "tiny", dropout=0.1, layers=3)
+    batch = inputs(2)
+    before = torch.get_rng_state()
+    trace(model, batch)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_dropout_is_drawn_once_for_both_directions() -> None:
     model, inputs = models.build("gpt", "tiny", dropout=0.1, layers=1)
     graph = trace(model, inputs(2)).graph
