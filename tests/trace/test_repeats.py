@@ -39,7 +39,11 @@ def whole(monkeypatch: pytest.MonkeyPatch, traced: Callable[[], Graph]) -> Graph
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("gpt", {"layers": 4, "dropout": 0.1}), ("swin", {"depths": (4, 4)}), ("alphafold2", {"blocks": 3})],
+    [
+        ("gpt", {"layers": 4, "dropout": 0.1}),
+        ("swin", {"depths": (4, 4)}),
+        pytest.param("alphafold2", {"blocks": 3}, marks=pytest.mark.slow),
+    ],
 )
 def test_the_graph_is_the_same(
     monkeypatch: pytest.MonkeyPatch, captures: list[str], name: str, settings: dict[str, Any], mode: Any
