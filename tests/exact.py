@@ -25,8 +25,8 @@ Loss = Callable[[Any], Tensor]
 
 
 @dataclass(frozen=True)
-class Expected:
-    """What plain torch gives: the loss of each step, the gradients of the first, the state before and after all."""
+class Result:
+    """What three steps give: the loss of each, the gradients of the first, the state before and after all."""
 
     losses: list[float]
     gradients: dict[str, Tensor]
@@ -46,7 +46,7 @@ class Subject:
         self.args = [as_double(a) for a in args]
         self.kwargs = {name: as_double(a) for name, a in (kwargs or {}).items()}
         self.loss = loss
-        self._expected: dict[Optimizer, Expected] = {}
+        self._expected: dict[Optimizer, Result] = {}
         self.traced = trace(self.model, self.args, self.kwargs, loss=loss, dtype="f64")
 
     def compile(self, plan: PlanScript | str, devices: int, optimizer: Optimizer) -> Plan:
@@ -60,16 +60,20 @@ class Subject:
             settings={"seed": 0, "dtype": "f64", "lr": optimizer.lr, "optimizer": msgspec.to_builtins(optimizer)},
         )
 
-    def expected(self, optimizer: Optimizer) -> Expected:
+    def expected(self, optimizer: Optimizer) -> Result:
         if optimizer not in self._expected:
             self._expected[optimizer] = reference(self.model, self.args, self.kwargs, self.loss, optimizer)
         return self._expected[optimizer]
+
+    def run(self, plan: Plan) -> Result:
+        """Three steps of a compiled plan, in one process."""
+        return run(plan, self.model, self.args, self.kwargs)
 
     def assert_exact(self, plan: PlanScript | str, devices: int, optimizer: Optimizer | None = None) -> Plan:
         """Compile, check and run ``plan`` in one process; loss, gradients and state after 3 steps as plain torch's."""
         optimizer = optimizer or SGD(lr=0.1)
         compiled = self.compile(plan, devices, optimizer)
-        compare(compiled, self.model, self.args, self.kwargs, self.expected(optimizer), optimizer)
+        compare(self.run(compiled), self.expected(optimizer), optimizer)
         return compiled
 
 
@@ -90,7 +94,7 @@ def assert_exact(
     compiled = compile(
         model, args, kwargs, cluster=Cluster.local(devices), plan=plan, loss=loss, optimizer=optimizer, dtype="f64"
     )
-    compare(compiled, model, args, kwargs, reference(model, args, kwargs, loss, optimizer), optimizer)
+    compare(run(compiled, model, args, kwargs), reference(model, args, kwargs, loss, optimizer), optimizer)
     return compiled
 
 
@@ -120,7 +124,7 @@ def reference_optimizer(model: nn.Module, optimizer: Optimizer) -> torch.optim.O
 
 def reference(
     model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], loss: Loss | None, optimizer: Optimizer
-) -> Expected:
+) -> Result:
     """Three steps of plain torch on a copy of the model."""
     model = copy.deepcopy(model).train()
     stepper = reference_optimizer(model, optimizer)
@@ -140,23 +144,37 @@ def reference(
             torch.nn.utils.clip_grad_norm_(model.parameters(), optimizer.clip_norm)
         stepper.step()
     parameters = {n: p.detach() for n, p in model.named_parameters()}
-    return Expected(losses, gradients, start, parameters, dict(model.named_buffers()))
+    return Result(losses, gradients, start, parameters, dict(model.named_buffers()))
 
 
-def compare(
-    plan: Plan, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], expected: Expected, how: Optimizer
-) -> None:
-    """Run the plan's training entry, and compare."""
+def run(plan: Plan, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Result:
+    """Three steps of the plan's training entry, in one process."""
+    start = {n: p.detach().clone() for n, p in model.named_parameters()}
+    losses: list[float] = []
+    gradients: dict[str, Tensor] = {}
     with launch(plan, model, backend="inline") as job:
-        for step, loss in enumerate(expected.losses):
-            got = job.step(*args, **kwargs)
-            assert abs(got - loss) <= 1e-9 * max(1.0, abs(loss)), f"loss of step {step}: {got} instead of {loss}"
-            if step == 0:
-                compare_gradients(job.gradients(), expected.gradients)
+        for step in range(STEPS):
+            losses.append(job.step(*args, **kwargs))
+            gradients = gradients if step else job.gradients()
         state = job.state_dict()
-    compare_parameters(state, expected, how)
-    for name, buffer in expected.buffers.items():
-        assert name not in state or torch.allclose(state[name], buffer, rtol=1e-9, atol=1e-9), f"buffer {name}"
+    buffers = {name for name, _ in model.named_buffers()}
+    return Result(
+        losses,
+        gradients,
+        start,
+        {n: t for n, t in state.items() if n not in buffers},
+        {n: t for n, t in state.items() if n in buffers},
+    )
+
+
+def compare(found: Result, expected: Result, how: Optimizer) -> None:
+    """Losses, gradients, parameters and buffers, as DESIGN §6 says."""
+    for step, (got, loss) in enumerate(zip(found.losses, expected.losses, strict=True)):
+        assert abs(got - loss) <= 1e-9 * max(1.0, abs(loss)), f"loss of step {step}: {got} instead of {loss}"
+    compare_gradients(found.gradients, expected.gradients)
+    compare_parameters(found.parameters, expected, how)
+    for name, buffer in found.buffers.items():
+        assert torch.allclose(buffer, expected.buffers[name], rtol=1e-9, atol=1e-9), f"buffer {name}"
 
 
 def compare_gradients(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -166,7 +184,7 @@ def compare_gradients(found: Mapping[str, Tensor], expected: Mapping[str, Tensor
         assert error <= 1e-9 * max(gradient.norm(), 1e-6 * norm), f"gradient of {name}: off by {error:.3g}"
 
 
-def compare_parameters(found: Mapping[str, Tensor], expected: Expected, optimizer: Optimizer) -> None:
+def compare_parameters(found: Mapping[str, Tensor], expected: Result, optimizer: Optimizer) -> None:
     whole = torch.stack([p.norm() for p in expected.start.values()]).norm()
     for name, parameter in expected.parameters.items():
         error = (found[name] - parameter).norm()
