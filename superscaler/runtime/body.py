@@ -44,13 +44,13 @@ Dtypes = Mapping[int, tuple[torch.dtype, torch.dtype]]  # position -> dtype of a
 @dataclass(frozen=True)
 class Outputs:
     """What becomes of a definition's outputs, by position: ``stored`` in given storage, ``added`` to what is in it,
-    ``owned`` (they outlive the task, so they need storage of their own). ``updated``: first outputs (local numbers) of
-    the rows whose outputs overwrite their operands."""
+    ``owned`` (they outlive the task, so they need storage of their own). ``updated``: rows whose outputs overwrite
+    their operands, as (first output's local number, outputs whose operand is copied before)."""
 
     stored: tuple[int, ...] = ()
     added: tuple[int, ...] = ()
     owned: tuple[int, ...] = ()
-    updated: tuple[int, ...] = ()
+    updated: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
     @property
     def given(self) -> tuple[int, ...]:
@@ -113,17 +113,38 @@ class _Builder:
         return shapes
 
     def _line(self, line: Line) -> None:
-        function = ops.INPLACE[line.target][0] if line.outs[0] in self.uses.updated else None
+        copied = dict(self.uses.updated).get(line.outs[0])
         args, kwargs = self._args(line)
-        if function is None and len(line.outs) == 1 and self._direct(line, args, kwargs):
+        if copied is not None:
+            self._update(line, args, copied)
             return
-        result = self.graph.call_function(function or function_of(line.target), args, kwargs)
+        if len(line.outs) == 1 and self._direct(line, args, kwargs):
+            return
+        result = self.graph.call_function(function_of(line.target), args, kwargs)
         result.meta["line"] = line
         if len(line.outs) == 1:
             self._output(line, 0, result)
             return
         for k in range(len(line.outs)):
             self._output(line, k, self.graph.call_function(operator.getitem, (result, k)))
+
+    def _update(self, line: Line, args: tuple[Any, ...], copied: tuple[int, ...]) -> None:
+        """An op that overwrites operands: state, or copies of what must stay."""
+        function, overwrites = ops.INPLACE[line.target]
+        given = list(args)
+        for k, number in enumerate(line.outs):
+            place = line.args.index(f"${overwrites[k]}")
+            if k in copied:
+                storage = self.storage.get(number)
+                fresh = storage is not None and self.same[number] and number not in self.added
+                made = ("copy_", (storage, given[place])) if fresh else ("clone", (given[place],))
+                given[place] = self.graph.call_method(*made)
+            self.nodes[number] = given[place]
+        self.graph.call_function(function, tuple(given)).meta["line"] = line
+        for k in copied:
+            storage = self.storage.get(line.outs[k])
+            if storage is not None and self.nodes[line.outs[k]].target != "copy_":
+                self._output(line, k, self.nodes[line.outs[k]])
 
     def _direct(self, line: Line, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether the op itself writes, or adds, its one result to the given storage."""

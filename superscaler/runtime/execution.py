@@ -24,8 +24,9 @@ from superscaler.runtime.clock import clock
 from superscaler.runtime.comm import Comm, Handle
 from superscaler.runtime.hazards import Access, receiving_early, waits
 from superscaler.runtime.resolve import Resolver
-from superscaler.runtime.steps import Context, Prepare, emit
+from superscaler.runtime.steps import emit
 from superscaler.runtime.storage import at_of, places, reads, writes
+from superscaler.runtime.writer import Context, Prepare
 from superscaler.transforms.cache import APPEND
 
 Run = Generator[Handle, None, None]

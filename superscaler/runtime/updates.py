@@ -1,4 +1,8 @@
-"""Updates in place: an op whose results all become the state that it read overwrites that state."""
+"""Updates in place: an op whose results become the state that it read overwrites that state.
+
+Where only some do (a shard of a parameter whose whole is gathered later, beside its moments), the others get a copy of
+their operand, and the op overwrites the copy.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,10 @@ from superscaler.runtime.storage import reads, touched
 
 @dataclass(frozen=True)
 class InPlace:
-    """``rows``: first outputs (local numbers) of the rows of a call that run in place. ``state``: their values -> the
-    state value each has become."""
+    """``rows``: the rows of a call that run in place, as (first output's local number, outputs whose operand is copied
+    before). ``state``: their values -> the state value each has become."""
 
-    rows: tuple[int, ...]
+    rows: tuple[tuple[int, tuple[int, ...]], ...]
     state: Mapping[int, int]
 
 
@@ -24,37 +28,38 @@ def in_place(program: Program, block: Block, number: int, definition: Definition
     call = block.steps[number]
     assert isinstance(call, Call)
     commits = {s.src: (i, s.state) for i, s in enumerate(block.steps) if isinstance(s, Commit) and i > number}
-    rows: list[int] = []
+    rows: list[tuple[int, tuple[int, ...]]] = []
     state: dict[int, int] = {}
     for position, row in enumerate(definition.rows):
         found = _row(row, definition.rows[position + 1 :], definition, call, commits)
-        if found is None or any(_used_elsewhere(program, block, v) for v in found):
-            continue
-        if any(_read_between(block, number, commits[v][0], s) for v, s in found.items()):
-            continue
-        rows.append(row.outs[0])
-        state.update(found)
+        kept = {
+            k: value
+            for k, value in found.items()
+            if not _used_elsewhere(program, block, value)
+            and not _read_between(block, number, commits[value][0], commits[value][1])
+        }
+        if kept:
+            rows.append((row.outs[0], tuple(k for k in range(len(row.outs)) if k not in kept)))
+            state.update({value: commits[value][1] for value in kept.values()})
     return InPlace(tuple(rows), state)
 
 
 def _row(
     row: Row, later: tuple[Row, ...], definition: Definition, call: Call, commits: Mapping[int, tuple[int, int]]
-) -> dict[int, int] | None:
-    """Value -> state value, if every output of the row is committed over the operand that it replaces."""
-    if row.target not in INPLACE:
-        return None
-    overwrites = INPLACE[row.target][1]
+) -> dict[int, int]:
+    """Output -> its value, for those that are committed over the operand that they replace."""
+    overwrites = INPLACE[row.target][1] if row.target in INPLACE else ()
     found: dict[int, int] = {}
     for k, local in enumerate(row.outs):
-        if local not in definition.outs:
-            return None
+        if k >= len(overwrites) or local not in definition.outs:
+            continue
         value = call.outs[definition.outs.index(local)]
         operand = row.ins[overwrites[k]]
         if value not in commits or operand >= definition.inputs or call.ins[operand] != commits[value][1]:
-            return None
+            continue
         if any(operand in other.ins for other in later) or row.ins.count(operand) > 1 or operand in definition.outs:
-            return None
-        found[value] = commits[value][1]
+            continue
+        found[k] = value
     return found
 
 

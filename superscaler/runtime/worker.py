@@ -26,7 +26,7 @@ from superscaler.runtime.measuring import peak
 from superscaler.runtime.ops import set_device
 from superscaler.runtime.packing import packing
 from superscaler.runtime.rehearsal import Rehearsal
-from superscaler.runtime.steps import Prepare
+from superscaler.runtime.writer import Prepare
 from superscaler.transforms.cache import START
 
 Parts = list[tuple[Region, Tensor]]

@@ -1,0 +1,60 @@
+"""An update runs in place only where nobody can tell."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from superscaler.ir.layout import Layout
+from superscaler.ir.program import Block, Call, Commit, Definition, Program, Row, Slice, Step, Value
+from superscaler.runtime.updates import in_place
+
+# p 0, gradient 1, rate 2, clip 3, buffer 4 -> new p 5, new buffer 6
+ROW = Row(0, "superscaler.sgd", (), (0, 1, 2, 3, 4), (5, 6), ())
+SGD = Definition(5, (ROW,), (5, 6))
+CALL = Call(0, 0, (0, 1, 2, 3, 4), (5, 6), "m")
+BOTH: tuple[Step, ...] = (CALL, Commit(5, 0), Commit(6, 4))
+
+
+def updated(*steps: Step, definition: Definition = SGD, program: Program | None = None) -> tuple[object, object]:
+    block = Block("optimizer", "optimizer", "m", steps)
+    values = tuple(Value(f"t{i}", Layout("m")) for i in range(9))
+    base = program or Program((0,), values, (), (), (), {}, {}, {}, {})
+    found = in_place(replace(base, blocks=(block, *base.blocks)), block, steps.index(CALL), definition)
+    return found.rows, dict(found.state)
+
+
+def test_all_results_become_the_state_they_were_made_from() -> None:
+    assert updated(*BOTH) == (((5, ()),), {5: 0, 6: 4})
+
+
+def test_a_result_that_goes_elsewhere_has_its_operand_copied() -> None:
+    assert updated(CALL, Commit(6, 4)) == (((5, (0,)),), {6: 4})
+    assert updated(CALL, Commit(5, 7), Commit(6, 4)) == (((5, (0,)),), {6: 4})
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (CALL, Slice(0, 8), Slice(4, 8), Commit(5, 0), Commit(6, 4)),  # the old content is still read
+        (CALL,),  # nothing is committed
+        (Commit(5, 0), Commit(6, 4), CALL),  # committed before it is made
+    ],
+)
+def test_otherwise_nothing_is_overwritten(steps: tuple[Step, ...]) -> None:
+    assert updated(*steps) == ((), {})
+
+
+def test_rows_behind_it_that_read_the_operand_keep_it() -> None:
+    reader = Row(1, "aten.neg.default", ("$0",), (0,), (7,), ())
+    assert updated(*BOTH, definition=Definition(5, (ROW, reader), (5, 6))) == (((5, (0,)),), {6: 4})
+    before = Row(1, "aten.neg.default", ("$0",), (0,), (7,), ())
+    assert updated(*BOTH, definition=Definition(5, (before, ROW), (5, 6))) == (((5, ()),), {5: 0, 6: 4})
+
+
+def test_results_that_others_need_too() -> None:
+    values = tuple(Value(f"t{i}", Layout("m")) for i in range(9))
+    other = Block("other", "reduce", "m", (Slice(5, 8),))
+    named = Program((0,), values, (), (), (), {}, {}, {"new": 6}, {})
+    assert updated(*BOTH, program=named) == (((5, (1,)),), {5: 0})
+    assert updated(*BOTH, program=replace(named, blocks=(other,), outputs={})) == (((5, (0,)),), {6: 4})
