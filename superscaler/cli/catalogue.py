@@ -39,7 +39,7 @@ def plans(as_json: Json = False) -> None:
         return
     print_table(
         ["plan", "options", "what it does"],
-        [(n, ",".join(o), " ".join(w.replace("``", "").split())) for n, o, w in found],
+        [(n, ",".join(o), " ".join(w.replace("``", "`").split())) for n, o, w in found],
     )
     print("on the command line: --plan NAME:key=value,key=value; auto chooses; or script.py:function")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from superscaler.plans import PLANS, Planner, PlanScript, parse
 from superscaler.plans.auto import Auto
 from superscaler.transforms.optimize import SGD, AdamW, Optimizer
 
-DEGREES = ("data", "tensor", "pipeline", "stages", "ways")
+DEGREES = ("data", "replicas", "tensor", "pipeline", "stages", "ways")
 """The options of plans whose product is the number of devices."""
 
 
@@ -53,13 +54,17 @@ def _from_file(text: str, devices: int | None, memory: float | None) -> Cluster:
 
 
 def _named(plan: str) -> int:
-    """The devices that a plan on the command line names: the product of its degrees; 0 if it names none."""
-    found = re.findall(rf"(?:^|[:,+])(?:{'|'.join(DEGREES)})=(\d+)(?=$|[,+])", plan)
-    if not found:
+    """The devices that a named plan takes: the product of its degrees, said or by default; 0 for auto and scripts."""
+    outer, _, inner = plan.partition("+")
+    name, _, options = (inner or outer).partition(":")
+    if name not in PLANS:
         return 0
+    said = dict(option.split("=", 1) for option in options.split(",") if "=" in option)
     product = 1
-    for degree in found:
-        product *= int(degree)
+    for key, parameter in inspect.signature(PLANS[name]).parameters.items():
+        degree = str(said.get(key, parameter.default))
+        if key in DEGREES and degree.isdecimal():
+            product *= int(degree)
     return product
 
 
@@ -74,19 +79,15 @@ def script_of(text: str, microbatches: int | None, progress: Callable[[str], Non
         return Auto(microbatches=microbatches, progress=progress)
     if ".py:" in text:
         return _from_script(text, microbatches)
-    name = text.partition("+")[2] or text
-    if microbatches is not None and "microbatches" not in _options(name.partition(":")[0]):
+    name = ""
+    for part in text.split("+"):
+        name = part.partition(":")[0]
+        if name not in PLANS:
+            hint = did_you_mean(name, [*PLANS, "auto"])
+            raise UsageError(f"unknown plan {name!r}", hint=f"{hint}; or script.py:function")
+    if microbatches is not None and "microbatches" not in inspect.signature(PLANS[name]).parameters:
         raise UsageError(f"plan {name!r} has no micro-batches", hint="leave --microbatches out")
-    if text.partition(":")[0] not in PLANS:
-        hint = did_you_mean(text.partition(":")[0], [*PLANS, "auto"])
-        raise UsageError(f"unknown plan {text.partition(':')[0]!r}", hint=f"{hint}; or script.py:function")
     return parse(text, microbatches=microbatches)
-
-
-def _options(name: str) -> tuple[str, ...]:
-    import inspect
-
-    return tuple(inspect.signature(PLANS[name]).parameters) if name in PLANS else ("microbatches",)
 
 
 def _from_script(text: str, microbatches: int | None) -> PlanScript:

@@ -132,6 +132,22 @@ def test_a_model_of_175_billion_parameters_takes_no_memory_of_theirs(superscaler
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # KiB
 
 
+@pytest.mark.parametrize(
+    ("plan", "workers"),
+    [
+        ("data_parallel:ways=3", 3),
+        ("megatron:tensor=2,pipeline=2", 4),
+        ("recompute+megatron:data=2", 2),
+        ("zero:level=1,data=2", 2),
+        ("interlaced", 2),
+    ],
+)
+def test_without_a_number_of_devices_it_is_the_plans(plan: str, workers: int, superscaler: Command) -> None:
+    said = superscaler(*TINY, "--plan", plan, "-o", "p.json", "--json")
+    assert said.code == 0, said.err
+    assert (json.loads(said.out)["devices"], json.loads(said.out)["workers"]) == (workers, workers)
+
+
 MISTAKES = {
     "an unknown model": (["compile-plan", "gbt"], "did you mean 'gpt'", 2),
     "an unknown preset": (["compile-plan", "gpt", "--preset", "tinny"], "did you mean 'tiny'", 2),
@@ -148,6 +164,9 @@ MISTAKES = {
     "options that disagree": (
         ["compile-plan", "gpt", "--plan", "megatron:microbatches=4", "--microbatches", "2"],
         "--microbatches 2 and microbatches=4 in --plan disagree", 2,
+    ),
+    "micro-batches of a plan that has none": (
+        ["compile-plan", "gpt", "--plan", "recompute", "--microbatches", "2"], "has no micro-batches", 2,
     ),
     "a batch of nothing": (["compile-plan", "gpt", *SINGLE, "--batch", "0"], "batch must be at least 1", 2),
     "a sequence that is too long": (["compile-plan", "gpt", *SINGLE, "--seq", "99"], "seq 99 exceeds context 32", 2),
