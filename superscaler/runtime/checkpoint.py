@@ -28,7 +28,7 @@ from superscaler.ir.graph import ITEMSIZE
 from superscaler.ir.plan import Plan, StateTensor
 from superscaler.runtime import files
 from superscaler.runtime.crew import Crew
-from superscaler.runtime.initial import aliases, copied, source_of
+from superscaler.runtime.initial import aliases
 from superscaler.runtime.packing import assemble
 from superscaler.runtime.replacing import replace_directory
 
@@ -57,9 +57,6 @@ class _Row:
         for length in self.tensor.shape:
             count *= length
         return count * ITEMSIZE[self.tensor.dtype]
-
-
-# --- writing ---------------------------------------------------------------------------------------------------------
 
 
 def save(plan: Plan, crew: Crew, path: Path, *, steps: int, seed: int) -> None:
@@ -156,115 +153,3 @@ def _gather(crew: Crew, tensor: StateTensor) -> Tensor:
     held = crew.call("parts", [([tensor.name],)] * crew.size)
     parts = [parts[tensor.name] for parts in held if tensor.name in parts]
     return assemble(tensor.shape, [(region, part.cpu()) for region, part in parts])
-
-
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
-def load(plan: Plan, crew: Crew, path: Path) -> Progress:
-    """Read a checkpoint into any plan of the same model. Raises :class:`CheckpointError` before anything is changed."""
-    path = path.absolute()
-    progress = _progress(path)
-    sources = _sources(plan, path, WEIGHTS, [t for t in plan.state if t.kind in ("parameter", "buffer")])
-    rest = [t for t in plan.state if t.kind not in ("parameter", "buffer", "cache")]
-    if rest:
-        sources += _sources(plan, path, OPTIMIZER, rest)
-    crew.call("load_files", [(sources,)] * crew.size)
-    return progress
-
-
-def load_weights(plan: Plan, crew: Crew, path: Path, *, known: frozenset[str] = frozenset()) -> None:
-    """Read only what starts as a copy of the model's: from a checkpoint, or from a Hugging Face directory.
-
-    ``known``: state tensors that have their content already, so that the directory may lack them.
-    """
-    tensors = copied(plan)
-    own = [t for t in tensors if source_of(t) == t.name]
-    found = _sources(plan, path.absolute(), WEIGHTS, own, optional=known)
-    by_name = {name: (file, key) for name, file, key in found}
-    others = [(t.name, *by_name[source_of(t)]) for t in tensors if t not in own and source_of(t) in by_name]
-    crew.call("load_files", [([*found, *others],)] * crew.size)
-
-
-def _progress(path: Path) -> Progress:
-    try:
-        data = json.loads((path / PROGRESS).read_text())
-        return Progress(int(data["steps"]), int(data["seed"]))
-    except OSError as e:
-        raise CheckpointError(f"{path} is no checkpoint: {PROGRESS} cannot be read", str(e.strerror)) from e
-    except (ValueError, KeyError, TypeError) as e:
-        raise CheckpointError(f"{path}: {PROGRESS} is damaged", str(e)) from e
-
-
-def _sources(
-    plan: Plan, path: Path, stem: str, wanted: list[StateTensor], *, optional: frozenset[str] = frozenset()
-) -> list[tuple[str, Path, str]]:
-    """(state tensor, file, name in it); names and shapes agree with the plan's, one for one."""
-    found = _index(path, stem)
-    tied = aliases(plan)
-    sources: list[tuple[str, Path, str]] = []
-    for tensor in wanted:
-        names = [tensor.name, *(a for a, n in tied.items() if n == tensor.name)]
-        name = next((n for n in names if n in found), None)
-        if name is None and tensor.name in optional:
-            continue
-        if name is None:
-            raise CheckpointError(f"checkpoint {path} has no {tensor.name!r}, which the plan has", hint=_origin(path))
-        file, shape, code = found[name]
-        if shape != tensor.shape:
-            raise CheckpointError(
-                f"{tensor.name!r} has shape {shape} in checkpoint {path} and {tensor.shape} in the plan"
-            )
-        if (code[0] in "FB") != (files.CODES[tensor.dtype][0] in "FB") or (code == "BOOL") != (tensor.dtype == "bool"):
-            raise CheckpointError(f"{tensor.name!r} is {code} in checkpoint {path} and {tensor.dtype} in the plan")
-        sources.append((tensor.name, file, name))
-    known = {t.name for t in wanted} | set(tied)
-    extra = next((name for name in found if name not in known), None)
-    if extra is not None:
-        raise CheckpointError(f"checkpoint {path} has {extra!r}, which the plan has not", hint=_origin(path))
-    return sources
-
-
-def _origin(path: Path) -> str:
-    try:
-        name = json.loads((path / PROGRESS).read_text()).get("model")
-    except (OSError, ValueError):
-        name = None
-    return f"a checkpoint of this model (that one is of {name})" if name else "a checkpoint of this model"
-
-
-Found = dict[str, tuple[Path, tuple[int, ...], str]]
-
-
-def _index(path: Path, stem: str) -> Found:
-    """Name -> (file, shape, dtype code), by the index, or of the single file that small models have."""
-    index = path / f"{stem}.safetensors.index.json"
-    single = path / f"{stem}.safetensors"
-    try:
-        if index.exists():
-            weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
-            files_of = dict.fromkeys(weight_map.values())
-            names = {file: [n for n, f in weight_map.items() if f == file] for file in files_of}
-        elif single.exists():
-            names = {single.name: None}
-        else:
-            raise CheckpointError(f"{path} has neither {index.name} nor {single.name}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise CheckpointError(f"{index} is damaged", f"{type(e).__name__}: {e}") from e
-    found: Found = {}
-    for file, listed in names.items():
-        described = _described(path / Path(file).name)
-        for name in described if listed is None else listed:
-            if name not in described:
-                raise CheckpointError(f"{path / file} has no {name!r}, though the index says so")
-            found[name] = (path / Path(file).name, *described[name])
-    return found
-
-
-def _described(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    try:
-        return files.describe(file)
-    except OSError as e:
-        raise CheckpointError(f"{file} cannot be read: {e.strerror}") from e
-    except (ValueError, KeyError, TypeError) as e:
-        raise CheckpointError(f"{file} is damaged: {e}") from e

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from superscaler.errors import RunError, UsageError, did_you_mean
 from superscaler.ir.plan import Plan
 from superscaler.ir.region import Region
-from superscaler.runtime import checkpoint
+from superscaler.runtime import checkpoint, restore
 from superscaler.runtime.crew import Crew
 from superscaler.runtime.initial import aliases
 from superscaler.runtime.inputs import Cutter, driven, gather
@@ -186,7 +186,7 @@ class Job:
 
     def load_checkpoint(self, path: str | Path) -> None:
         """Read what :meth:`save_checkpoint` wrote, under this plan or another one of the same model."""
-        progress = checkpoint.load(self.plan, self._working(), Path(path))
+        progress = restore.load(self.plan, self._working(), Path(path))
         self.steps, self.seed = progress.steps, progress.seed
 
     # --- ending -----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from superscaler.errors import UsageError, did_you_mean
 from superscaler.ir.plan import Plan
-from superscaler.runtime import checkpoint
+from superscaler.runtime import restore
 from superscaler.runtime.arena import check_budget
 from superscaler.runtime.crew import Crew, InlineCrew
 from superscaler.runtime.initial import check_model, check_names, copied, draw_state, send_state
@@ -60,7 +60,7 @@ def launch(
             draw_state(plan, crew, init_seed)
         send_state(plan, crew, sources)
         if isinstance(weights, str | Path):
-            checkpoint.load_weights(plan, crew, Path(weights), known=frozenset(sources))
+            restore.load_weights(plan, crew, Path(weights), known=frozenset(sources))
         return Job(plan, crew, model=model)
     except BaseException:
         crew.close()

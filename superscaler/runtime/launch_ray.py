@@ -34,6 +34,7 @@ from superscaler.runtime.worker import WorkerOptions
 
 START = 180.0  # seconds for all workers to come up
 LOOK = 1.0  # seconds between two looks at which workers have failed
+COMPILING = 3600.0  # seconds for all bodies to be compiled
 GRACE = 4.0  # seconds in which the cause of a failure may show up behind its consequences
 INLINE = 64 << 10  # bytes of an input that go with the call itself
 STORE = 128 << 20  # bytes of the object store of a Ray that we start
@@ -123,7 +124,7 @@ class RayCrew:
             mine = WorkerOptions("cuda" if gpus else "cpu", options.compile, options.memory, options.limit, threads)
             progress = self.progress.path if place.node == here else None
             calls.append((shared, index, mine, where[0].host, port, progress))
-        self._all("start", calls, limit=START + options.limit)
+        self._all("start", calls, limit=COMPILING if options.compile else START + options.limit)
         self.progress.unlink()
 
     def run(self, entry: str, inputs: Inputs, seed: tuple[int, int]) -> list[dict[str, float]]:
