@@ -72,9 +72,9 @@ def test_mixed_devices_balanced_to_their_speed_run_as_equal_ones() -> None:
 
 @pytest.mark.parametrize("problem", [v(4, 200, 8), v(4, 200, 8, comm=1), PipelineProblem(4, 300, 7, 11, 5, comm=2)])
 def test_many_microbatches_repeat_the_steady_state_of_few(problem: PipelineProblem) -> None:
-    table = solve_pipeline(problem, effort=0.3)
+    table = solve_pipeline(problem, effort=0.1)
     check(table)
-    few = solve_pipeline(replace(problem, microbatches=32), effort=0.3)
+    few = solve_pipeline(replace(problem, microbatches=32), effort=0.1)
     period = 3 * 10 if problem.placement == "v" else 7 + 11 + 5
     assert table.makespan - few.makespan <= 1.005 * period * (problem.microbatches - 32)
     assert table.certificate.gap < 0.01
@@ -133,13 +133,13 @@ def test_a_named_schedule_beyond_memory_is_refused() -> None:
 
 def test_same_seed_same_schedule_under_load() -> None:
     problem = v(3, 9, 5, comm=1)
-    quiet = solve_pipeline(problem, seed=3, effort=0.1)
+    quiet = solve_pipeline(problem, seed=3, effort=0.03)
     stop = multiprocessing.Event()
     burners = [multiprocessing.Process(target=burn, args=(stop,), daemon=True) for _ in range(3)]
     for process in burners:
         process.start()
     try:
-        busy = solve_pipeline(problem, seed=3, effort=0.1)
+        busy = solve_pipeline(problem, seed=3, effort=0.03)
     finally:
         stop.set()
         for process in burners:
