@@ -14,7 +14,7 @@ import msgspec
 from superscaler.errors import InfeasiblePlan, PlanError
 from superscaler.ir.check import check
 from superscaler.ir.cluster import GIB, Cluster
-from superscaler.ir.graph import Graph
+from superscaler.ir.graph import Graph, Tensor
 from superscaler.ir.layout import Axis, Mesh, Space
 from superscaler.ir.plan import Entry, Plan, StateTensor
 from superscaler.ir.task import TaskGraph
@@ -26,6 +26,7 @@ from superscaler.transforms.assemble import assemble, with_state
 from superscaler.transforms.lower import lower
 from superscaler.transforms.optimize import Optimizer, with_optimizer
 from superscaler.transforms.place import place
+from superscaler.transforms.precision import MASTER
 
 if TYPE_CHECKING:
     from torch import nn
@@ -185,12 +186,18 @@ def _state(placed: Mapping[str, TaskGraph]) -> tuple[StateTensor, ...]:
     found: dict[str, StateTensor] = {}
     for tasks in placed.values():
         for tensor in tasks.graph.state():
-            init: str | float = "parameter" if tensor.kind == "parameter" else "buffer"
-            if tensor.kind in ("optimizer", "cache"):
-                init = 0.0
             home = tasks.homes[tensor.name]
-            found.setdefault(tensor.name, StateTensor(tensor.name, tensor.shape, tensor.dtype, tensor.kind, home, init))
+            found.setdefault(
+                tensor.name, StateTensor(tensor.name, tensor.shape, tensor.dtype, tensor.kind, home, _initial(tensor))
+            )
     return tuple(found.values())
+
+
+def _initial(tensor: Tensor) -> str | float:
+    """How a state tensor starts: as the model's, or at zero."""
+    if tensor.name.endswith(MASTER) and tensor.kind == "optimizer":
+        return f"parameter:{tensor.name.removesuffix(MASTER)}"
+    return 0.0 if tensor.kind in ("optimizer", "cache") else tensor.kind
 
 
 def _fits(plan: Plan) -> None:

@@ -9,6 +9,7 @@ import msgspec
 
 from superscaler.errors import UsageError
 from superscaler.ir.graph import Graph, Op, Tensor
+from superscaler.transforms.precision import HALF, MASTER, wide, with_wide_gradients
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -77,32 +78,33 @@ class _Builder:
         self.ops.append(Op(name, target, tuple(ins), tuple(outs), (*refs, *args), "optimizer", module, function))
 
 
-def _wide(dtype: str) -> str:
-    return "float64" if dtype == "float64" else "float32"
-
-
 def with_optimizer(graph: Graph, optimizer: Optimizer | None) -> Graph:
     """The graph with clipping and parameter updates after the gradients. State starts at zero.
 
-    Raises :class:`UsageError` for a group that matches no parameter or for senseless figures.
+    A parameter in half precision has a float32 master beside the optimizer's other state: that is what steps, and the
+    parameter is its cast. Raises :class:`UsageError` for a group that matches no parameter or for senseless figures.
     """
+    graph = with_wide_gradients(graph)
     if optimizer is None:
         return graph
     _verify(graph, optimizer)
     b = _Builder(graph)
-    wide = _wide(next(iter(graph.tensor[p].dtype for p in graph.gradients), "float32"))
-    inputs = [b.tensor("lr", (), wide, "input")]
+    dtype = wide(next(iter(graph.tensor[p].dtype for p in graph.gradients), "float32"))
+    inputs = [b.tensor("lr", (), dtype, "input")]
     if isinstance(optimizer, AdamW):
-        inputs.append(b.tensor("step", (), wide, "input"))
-    clip = _clip(b, graph, optimizer.clip_norm, wide)
+        inputs.append(b.tensor("step", (), dtype, "input"))
+    clip = _clip(b, graph, optimizer.clip_norm, dtype)
     updates = dict(graph.updates)
     for name, gradient in graph.gradients.items():
         decay, scale = _group(optimizer, name)
-        lr = "lr" if scale == 1.0 else _scaled(b, scale, wide)
+        lr = "lr" if scale == 1.0 else _scaled(b, scale, dtype)
+        stepped = _master(b, graph, name) if graph.tensor[name].dtype in HALF else name
         if isinstance(optimizer, AdamW):
-            updates.update(_adamw(b, graph, optimizer, name, gradient, lr, clip, decay))
+            updates.update(_adamw(b, graph, optimizer, stepped, name, gradient, lr, clip, decay))
         else:
-            updates.update(_sgd(b, graph, optimizer, name, gradient, lr, clip, decay))
+            updates.update(_sgd(b, graph, optimizer, stepped, name, gradient, lr, clip, decay))
+        if stepped != name:
+            updates[name] = _narrowed(b, graph, name)
     return Graph(
         (*graph.tensors, *b.tensors),
         (*graph.ops, *b.ops),
@@ -150,30 +152,46 @@ def _clip(b: _Builder, graph: Graph, max_norm: float | None, dtype: str) -> str:
     return clip
 
 
+def _master(b: _Builder, graph: Graph, name: str) -> str:
+    """The float32 copy of a parameter: it starts as the parameter does."""
+    return b.tensor(name + MASTER, graph.tensor[name].shape, wide(graph.tensor[name].dtype), "optimizer")
+
+
+def _narrowed(b: _Builder, graph: Graph, name: str) -> str:
+    """A parameter's new value from its master's."""
+    tensor = graph.tensor[name]
+    new = b.tensor(f"{name}.new", tensor.shape, tensor.dtype)
+    module = name.rpartition(".")[0]
+    b.op(f"{name}/cast", "superscaler.cast", [f"{name}{MASTER}.new"], [new], tensor.dtype, module=module)
+    return new
+
+
 def _state(b: _Builder, graph: Graph, name: str, what: str) -> tuple[str, str]:
     parameter = graph.tensor[name]
-    old = b.tensor(f"{name}.{what}", parameter.shape, _wide(parameter.dtype), "optimizer")
-    return old, b.tensor(f"{name}.{what}.new", parameter.shape, _wide(parameter.dtype))
+    old = b.tensor(f"{name}.{what}", parameter.shape, wide(parameter.dtype), "optimizer")
+    return old, b.tensor(f"{name}.{what}.new", parameter.shape, wide(parameter.dtype))
 
 
 def _adamw(
-    b: _Builder, graph: Graph, o: AdamW, name: str, grad: str, lr: str, clip: str, decay: float
+    b: _Builder, graph: Graph, o: AdamW, stepped: str, name: str, grad: str, lr: str, clip: str, decay: float
 ) -> dict[str, str]:
     parameter = graph.tensor[name]
-    new = b.tensor(f"{name}.new", parameter.shape, parameter.dtype)
+    new = b.tensor(f"{stepped}.new", parameter.shape, wide(parameter.dtype))
     m, m_new = _state(b, graph, name, "exp_avg")
     v, v_new = _state(b, graph, name, "exp_avg_sq")
-    ins = [name, grad, m, v, "step", lr, clip]
+    ins = [stepped, grad, m, v, "step", lr, clip]
     module = name.rpartition(".")[0]
     b.op(f"{name}/adamw", "superscaler.adamw", ins, [new, m_new, v_new], *o.betas, o.eps, decay, module=module)
-    return {name: new, m: m_new, v: v_new}
+    return {stepped: new, m: m_new, v: v_new}
 
 
-def _sgd(b: _Builder, graph: Graph, o: SGD, name: str, grad: str, lr: str, clip: str, decay: float) -> dict[str, str]:
+def _sgd(
+    b: _Builder, graph: Graph, o: SGD, stepped: str, name: str, grad: str, lr: str, clip: str, decay: float
+) -> dict[str, str]:
     parameter = graph.tensor[name]
-    new = b.tensor(f"{name}.new", parameter.shape, parameter.dtype)
-    updates = {name: new}
-    ins, outs = [name, grad, lr, clip], [new]
+    new = b.tensor(f"{stepped}.new", parameter.shape, wide(parameter.dtype))
+    updates = {stepped: new}
+    ins, outs = [stepped, grad, lr, clip], [new]
     if o.momentum:
         buffer, buffer_new = _state(b, graph, name, "momentum_buffer")
         ins, outs = [*ins, buffer], [new, buffer_new]

@@ -16,6 +16,7 @@ from superscaler.ir.rules import rule_for
 from superscaler.ir.rules.rule import Split, Splits, dim_of, split_state
 from superscaler.ir.task import Placement, TaskGraph
 from superscaler.transforms.digits import Digit, Taken, free, room
+from superscaler.transforms.precision import stepping
 from superscaler.transforms.propagate import Propagation
 
 MICRO = "micro"
@@ -159,10 +160,10 @@ class _Placer:
                     if self.graph.tensor[name].kind in ("parameter", "buffer"):
                         self.home_stage.setdefault(name, found[op.name][0])
             produced.update(dict.fromkeys(op.outputs, op.name))
-        owner = {g: p for p, g in self.graph.gradients.items()}
+        owner = {g: p for p, g in (*self.graph.gradients.items(), *self.graph.updates.items())}
         for op in self.graph.ops:
             if op.phase == "optimizer":
-                names = [owner.get(n, n) for n in op.inputs]
+                names = [owner.get(n, n) for n in (*op.inputs, *op.outputs)]
                 homes = [self.home_stage[n] for n in names if n in self.home_stage]
                 if homes:
                     found[op.name] = (homes[0],)
@@ -353,7 +354,7 @@ class _Placer:
 
     def _shard_state(self, work: Propagation, axis: Axis, parameter: str, kept: bool) -> None:
         """Split the optimizer's step of a parameter along ``axis``, where no other axis splits it."""
-        step = next((op for op in self.graph.consumers[parameter] if op.phase == "optimizer"), None)
+        step = stepping(self.graph, parameter)
         if step is None or axis.name not in self.space.mesh(self.stage_mesh[self.home_stage[parameter]]).axes:
             return
         shard = self._free_digit(parameter, axis.ways)
