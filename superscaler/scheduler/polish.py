@@ -8,7 +8,7 @@ solved at a time, one worker each, and both results are taken.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from time import monotonic
 
@@ -51,7 +51,8 @@ def polish(flow: Flow, starts: Starts, floor: int, budget: Budget) -> Starts:
     with ThreadPoolExecutor(2) as pool:
         while flow.makespan(starts) > floor and spent < budget.effort and stale < _PATIENCE and not budget.blown:
             before = flow.makespan(starts)
-            starts, effort = _both_ends(flow, starts, floor, budget, _windows(flow, before, turn, random), turn, pool)
+            share = replace(budget, effort=min(_WINDOW_EFFORT, (budget.effort - spent) / 2))
+            starts, effort = _both_ends(flow, starts, floor, share, _windows(flow, before, turn, random), turn, pool)
             spent += max(effort, 0.04)
             turn += 1
             stale = 0 if flow.makespan(starts) < before else stale + 1
@@ -67,7 +68,7 @@ def _both_ends(
     def improve(window: tuple[int, int | None]) -> Improvement:
         since, until = window
         return improve_window(
-            flow, starts, since, until, floor=floor, effort=_WINDOW_EFFORT, seed=turn, time_limit=budget.left
+            flow, starts, since, until, floor=floor, effort=budget.effort, seed=turn, time_limit=budget.left
         )
 
     filled, drained = pool.map(improve, windows)
