@@ -56,17 +56,37 @@ class Cluster:
             return
         # Sockets lie in it, and their paths are limited to about a hundred characters.
         self.directory = Path(tempfile.mkdtemp(prefix="ss-ray-", dir="/tmp"))
-        cpus = max(workers, os.cpu_count() or 1)
-        ray.init(
-            num_cpus=cpus, object_store_memory=STORE, include_dashboard=False, _temp_dir=str(self.directory), **quiet
-        )
+        cpus, place = max(workers, os.cpu_count() or 1), str(self.directory)
+        try:
+            ray.init(num_cpus=cpus, object_store_memory=STORE, include_dashboard=False, _temp_dir=place, **quiet)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """End what was started."""
+        family = [] if self.directory is None else [p for p in psutil.Process().children(recursive=True) if _rays(p)]
         if self.started:
             ray.shutdown()
+        _end(family)
         if self.directory is not None:
             shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _rays(process: psutil.Process) -> bool:
+    """Whether a process of ours is one that Ray started: its agents outlive a Ray that is ended while it starts."""
+    with contextlib.suppress(psutil.Error):
+        return any(word.startswith("ray::") or "/ray/" in word for word in process.cmdline())
+    return False
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    """Wait a little for processes to end, then end them."""
+    _, alive = psutil.wait_procs(processes, timeout=5)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=5)
 
 
 @dataclass(frozen=True)
@@ -99,8 +119,9 @@ class RayCrew:
         self.actors: list[Any] = []
         self.processes: list[psutil.Process] = []
         self.progress = Progress.create(plan.workers)
-        self.cluster = Cluster(plan.workers)
+        self.cluster: Cluster | None = None
         try:
+            self.cluster = Cluster(plan.workers)
             self._start(plan, options)
         except BaseException:
             self.close()
@@ -224,12 +245,9 @@ class RayCrew:
             with contextlib.suppress(Exception):
                 ray.kill(actor, no_restart=True)
         processes, self.processes = self.processes, []
-        _, alive = psutil.wait_procs(processes, timeout=5)
-        for process in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(alive, timeout=5)
-        self.cluster.close()
+        _end(processes)
+        if self.cluster is not None:
+            self.cluster.close()
         self.progress.close()
 
 
