@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,10 +16,9 @@ from superscaler.errors import UsageError
 from superscaler.ir.cluster import GIB
 
 if TYPE_CHECKING:
+    from superscaler.cli.batches import Batch
     from superscaler.ir.plan import Plan
     from superscaler.runtime.job import Job
-
-Batch = Mapping[str, Any] | tuple[Any, ...]
 
 
 def run(
@@ -47,42 +46,42 @@ def run(
         raise UsageError("--weights and --init-seed: which of them counts?", hint="state one of them")
     if steps < 1:
         raise UsageError(f"--steps is {steps}", hint="1 or more")
-    from superscaler.api import launch, simulate
+    from superscaler.api import simulate
+    from superscaler.cli.batches import batches_of
     from superscaler.ir.plan import Plan
-    from superscaler.scheduler.measured import trace_of, write_trace
 
     with Progress() as progress, clean_stdout(as_json):
         progress(f"reading and checking {file}")
         plan = Plan.load(file)
-        if "train" not in plan.entries:
-            raise UsageError(
-                f"the plan does not train: its entries are {', '.join(plan.entries)}", hint="superscaler generate DIR"
-            )
-        batches = _batches(plan, data)
-        model = _model(plan, init_seed or 0) if _has_buffers(plan) else None
-        seed = None if weights is not None or model is not None else init_seed or 0
+        _trains(plan)
+        batches = batches_of(plan, data)
         progress(f"starting {plan.workers} workers")
-        limit = None if memory is None else int(memory * GIB)
-        job = launch(plan, model, backend=backend, memory=limit, init_seed=seed, weights=weights)
+        job = _launched(plan, backend, weights, init_seed, memory)
     with clean_stdout(as_json), job:
         losses, seconds = _steps(job, islice(batches, steps), lr, said=not as_json)
         if checkpoint is not None:
             job.save_checkpoint(checkpoint)
         if trace is not None:
-            with writing(trace):
-                write_trace(trace_of("train", plan.workers, job.trace()), trace)
-    predicted = simulate(plan).seconds
-    typical = statistics.median(seconds) if seconds else 0.0
-    if as_json:
-        print_json(
-            {
-                "file": str(file), "backend": backend, "steps": len(losses), "losses": losses, "seconds": seconds,
-                "median_seconds": typical, "predicted_seconds": predicted,
-                "checkpoint": str(checkpoint) if checkpoint is not None else None,
-            }
-        )  # fmt: skip
-        return
-    print(f"median step {typical:.4g} s, predicted {predicted:.4g} s" + (f"; wrote {checkpoint}" if checkpoint else ""))
+            _write_trace(job, trace)
+    _report(file, losses, seconds, simulate(plan).seconds, checkpoint, as_json=as_json)
+
+
+def _trains(plan: Plan) -> None:
+    if "train" not in plan.entries:
+        raise UsageError(
+            f"the plan does not train: its entries are {', '.join(plan.entries)}", hint="superscaler generate DIR"
+        )
+
+
+def _launched(
+    plan: Plan, backend: Literal["ray", "inline"], weights: Path | None, init_seed: int | None, memory: float | None
+) -> Job:
+    from superscaler.api import launch
+
+    model = _model(plan, init_seed or 0) if _has_buffers(plan) else None
+    seed = None if weights is not None or model is not None else init_seed or 0
+    limit = None if memory is None else int(memory * GIB)
+    return launch(plan, model, backend=backend, memory=limit, init_seed=seed, weights=weights)
 
 
 def _steps(job: Job, batches: Iterable[Batch], lr: float | None, *, said: bool) -> tuple[list[float], list[float]]:
@@ -98,6 +97,26 @@ def _steps(job: Job, batches: Iterable[Batch], lr: float | None, *, said: bool) 
     return losses, seconds
 
 
+def _write_trace(job: Job, path: Path) -> None:
+    from superscaler.scheduler.measured import trace_of, write_trace
+
+    with writing(path):
+        write_trace(trace_of("train", job.plan.workers, job.trace()), path)
+
+
+def _report(
+    file: Path, losses: list[float], seconds: list[float], predicted: float, checkpoint: Path | None, *, as_json: bool
+) -> None:
+    typical = statistics.median(seconds) if seconds else 0.0
+    if not as_json:
+        wrote = f"; wrote {checkpoint}" if checkpoint else ""
+        print(f"median step {typical:.4g} s, predicted {predicted:.4g} s{wrote}")
+        return
+    figures = {"steps": len(losses), "losses": losses, "seconds": seconds}
+    figures |= {"median_seconds": typical, "predicted_seconds": predicted}
+    print_json({"file": str(file), **figures, "checkpoint": str(checkpoint) if checkpoint is not None else None})
+
+
 def _has_buffers(plan: Plan) -> bool:
     return any(tensor.kind == "buffer" and isinstance(tensor.init, str) for tensor in plan.state)
 
@@ -109,40 +128,3 @@ def _model(plan: Plan, seed: int) -> Any:
     if "source" not in plan.model:
         raise UsageError("the plan's model has buffers, and the plan does not say how to make it", hint="--weights DIR")
     return make(Request.of(plan.model["source"]), seed=seed).model
-
-
-def _batches(plan: Plan, data: str) -> Iterator[Batch]:
-    if data == "example":
-        return _examples(plan)
-    if ":" in data:
-        return _from_function(data)
-    from superscaler.runtime.data import read_text, standard_library, text_batches
-
-    path = standard_library() if data == "stdlib" else Path(data)
-    if not path.exists():
-        raise UsageError(f"--data {data}: there is no such file", hint="example, stdlib, a path, or script.py:function")
-    return text_batches(plan.entries["train"], read_text(path))
-
-
-def _examples(plan: Plan) -> Iterator[Batch]:
-    """Random batches of the model that the plan was compiled from."""
-    from superscaler.cli.subject import Request, example_batch
-
-    if "source" not in plan.model:
-        raise UsageError("the plan does not say how to draw its inputs", hint="--data script.py:function")
-    request = Request.of(plan.model["source"])
-    step = 0
-    while True:
-        yield example_batch(request, seed=step)
-        step += 1
-
-
-def _from_function(data: str) -> Iterator[Batch]:
-    from superscaler.cli.lookup import call, find_object
-
-    function = find_object(data)
-    made = call(f"{data}()", cast(Callable[[], Any], function)) if callable(function) else function
-    if not isinstance(made, Iterable):
-        raise UsageError(f"{data} gives a {type(made).__name__}, no batches", hint="a generator of tuples or dicts")
-    for batch in cast("Iterable[Any]", made):
-        yield batch if isinstance(batch, Mapping) else tuple(batch) if isinstance(batch, list | tuple) else (batch,)  # pyright: ignore[reportUnknownArgumentType]

@@ -60,11 +60,18 @@ def test_a_function_is_data(superscaler: Command, tiny_plan: Path) -> None:
         "    yield torch.ones(8, 31, dtype=torch.long), torch.ones(8, 31, dtype=torch.long)\n"
         "def floats():\n"
         "    yield torch.ones(8, 32), torch.ones(8, 32, dtype=torch.long)\n"
+        "def breaks():\n"
+        "    yield from []\n"
+        "    raise KeyError('no file')\n"
     )
     assert superscaler("run", tiny_plan, *INLINE, "--data", "batches.py:ones").code == 0
     said = superscaler("run", tiny_plan, *INLINE, "--data", "batches.py:short")
     assert said.code == 1
     assert "InputError: input 'ids' has shape (8, 31), the plan was compiled for (8, 32)" in said.err
+    said = superscaler("run", tiny_plan, *INLINE, "--data", "batches.py:breaks")
+    assert "KeyError" in said.err
+    assert "batches.py:11" in said.err
+    assert "Traceback" not in said.err
     assert "dtype float32" in superscaler("run", tiny_plan, *INLINE, "--data", "batches.py:floats").err
 
 
