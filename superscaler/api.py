@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
@@ -59,6 +60,7 @@ def compile(
     optimizer: Optimizer | None = None,
     seed: int = 0,
     dtype: Literal["f32", "f64", "bf16"] = "f32",
+    batch_norm: Literal["global", "worker"] | int = "global",
     evaluate: bool = True,
     time_limit: float | None = None,
     progress: Progress = lambda message: None,
@@ -66,16 +68,26 @@ def compile(
     """Compile ``model`` on example inputs (the global batch) into a checked plan for ``cluster``.
 
     ``plan`` overrides the decorator's. ``loss`` maps the model's output to the scalar loss (default: the output, or its
-    ``.loss``). ``optimizer``: its steps become part of the plan; without one, gradients are computed only. The model is
-    not changed. Raises :class:`TraceError`, :class:`PlanError`, :class:`InfeasiblePlan`.
+    ``.loss``). ``optimizer``: its steps become part of the plan; without one, gradients are computed only.
+    ``batch_norm``: over what its statistics are taken: the "global" batch; what a "worker" has of it at a time; or each
+    of so many equal parts of it. The model is not changed. Raises :class:`TraceError`, :class:`PlanError`,
+    :class:`InfeasiblePlan`.
     """
-    from superscaler.trace import trace
+    from superscaler.trace import Traced, trace
+    from superscaler.trace.normalization import batch_norm_parts
     from superscaler.transforms.discover import discover_missing, verify_custom
 
     started = time.monotonic()
     script = _script(plan if plan is not None else getattr(type(model), "__superscaler_plan__", None))
+
+    def train(parts: int) -> Traced:
+        with batch_norm_parts(parts):
+            return trace(model, tuple(args), dict(kwargs or {}), loss=loss, mode="train", dtype=dtype)
+
     progress("tracing")
-    traced = trace(model, tuple(args), dict(kwargs or {}), loss=loss, mode="train", dtype=dtype)
+    traced = train(batch_norm if isinstance(batch_norm, int) else 1)
+    parts = _batch_parts(traced.graph, cluster, script) if batch_norm == "worker" else 1
+    traced = train(parts) if parts > 1 else traced
     graphs = {"train": with_optimizer(traced.graph, optimizer)}
     if evaluate:
         progress("tracing for evaluation")
@@ -105,6 +117,14 @@ def compile(
         progress=progress,
         started=started,
     )
+
+
+def _batch_parts(graph: Graph, cluster: Cluster, script: PlanScript) -> int:
+    """In how many parts a plan takes the batch: on how many workers, in how many micro-batches."""
+    planner = Planner(graph, cluster)
+    script(planner)
+    said = planner.directives()
+    return said.microbatches * prod(said.axes[axis].ways for axis in {axis for axis, _, _ in said.homes})
 
 
 def compile_graphs(

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from superscaler.trace.normalization import batch_norm
+
 Pool = Callable[..., Tensor]
 
 
@@ -73,6 +75,7 @@ def _bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | Non
 
 HANDLERS: dict[Any, Pool] = {
     **{f: _adaptive(1, f) for f in (F.adaptive_avg_pool1d, torch.adaptive_avg_pool1d)},
+    F.batch_norm: batch_norm,
     F.adaptive_avg_pool2d: _adaptive(2, F.adaptive_avg_pool2d),
     F.adaptive_avg_pool3d: _adaptive(3, F.adaptive_avg_pool3d),
     F.interpolate: _nearest,
