@@ -43,6 +43,7 @@ class Lowering:
         self.bodies: dict[Key, Body] = {}
         self.made: dict[tuple[str, str], list[tuple[int, Key]]] = {}
         self.groupings: list[Grouping] = []
+        self._grouped: dict[tuple[str, tuple[str, ...]], int] = {}
         self.routes: list[Route] = []
         self.inputs: dict[tuple[str, str], int] = {}
         self.state: dict[str, int] = {}
@@ -428,10 +429,13 @@ class Lowering:
         return self.comms - 1
 
     def grouping(self, mesh: str, axes: tuple[str, ...]) -> int:
-        found = Grouping(self.space.mesh(mesh).lines(axes))
-        if found not in self.groupings:
-            self.groupings.append(found)
-        return self.groupings.index(found)
+        """The number of the groups that differ along ``axes`` of a mesh."""
+        if (mesh, axes) not in self._grouped:
+            found = Grouping(self.space.mesh(mesh).lines(axes))
+            if found not in self.groupings:
+                self.groupings.append(found)
+            self._grouped[mesh, axes] = self.groupings.index(found)
+        return self._grouped[mesh, axes]
 
     def _foreign(self, tensor: str, layout: Layout, body: Body) -> int:
         """Fetch a tensor that lives on another mesh; it is then on this one for all later readers."""

@@ -160,15 +160,18 @@ def route(space: Space, tensor: str, shape: tuple[int, ...], source: Layout, tar
     holders: dict[Region, list[int]] = {}
     for device in src_mesh.devices:
         holders.setdefault(region_at(space, src_mesh, shape, source, device), []).append(device)
+    members = {region: set(owners) for region, owners in holders.items()}
     turns: dict[Region, int] = {}
     pieces: list[Piece] = []
     for device in dst_mesh.devices:
         want = region_at(space, dst_mesh, shape, target, device)
-        for region, owners in holders.items():
+        # Distinct regions of one layout are disjoint: one that is equal is the only one that is needed.
+        near = {want: holders[want]} if want in holders else holders
+        for region, owners in near.items():
             common = region & want
             if common.empty and shape:
                 continue
-            if device in owners:
+            if device in members[region]:
                 sender = device
             else:
                 turn = turns.get(region, 0)
