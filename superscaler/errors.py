@@ -17,6 +17,7 @@
     │   └── BackendUnavailable  the memory backend cannot run here (no driver, say)
     └── RunError              a job failed while running
         ├── InputError        inputs of another shape, dtype or count than the plan's
+        ├── NonFiniteLoss     the loss is NaN or infinite, and nan="raise"
         └── WorkerError       a worker died or failed (its index and last task)
 
 Each error says what happened, where, why, and what to try, one line each, in that order.
@@ -116,6 +117,10 @@ class RunError(SuperscalerError):
 
 class InputError(RunError):
     """Inputs of another shape, dtype or count than the plan's."""
+
+
+class NonFiniteLoss(RunError):
+    """The loss of a step is NaN or infinite, and the job was launched with ``nan="raise"``."""
 
 
 class WorkerError(RunError):

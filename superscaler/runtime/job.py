@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from time import perf_counter_ns
 from types import TracebackType
@@ -10,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from superscaler.errors import RunError, UsageError, did_you_mean
+from superscaler.errors import NonFiniteLoss, RunError, UsageError, did_you_mean
 from superscaler.ir.plan import Plan
 from superscaler.ir.region import Region
 from superscaler.runtime import checkpoint, restore
@@ -26,11 +27,12 @@ Local = list[dict[str, list[tuple[Region, Tensor]]]]
 class Job:
     """Made by :func:`superscaler.launch`; a context manager. ``steps``: how many training steps have been made."""
 
-    def __init__(self, plan: Plan, crew: Crew, *, model: nn.Module | None = None) -> None:
+    def __init__(self, plan: Plan, crew: Crew, *, model: nn.Module | None = None, finite: bool = False) -> None:
         self.plan = plan
         self.steps = 0
         self.seed = int(plan.settings.get("seed", 0))
         self._crew: Crew | None = crew
+        self._finite = finite
         self._cutters: dict[str, Cutter] = {}
         self._last = ""
         self._walls: list[int] = []
@@ -43,12 +45,20 @@ class Job:
 
         ``inputs``: tensors in the order of the model's, of the shapes and dtypes that the plan was compiled for.
         ``lr``: the learning rate of this step, instead of the plan's. Raises :class:`InputError` before anything runs,
-        :class:`WorkerError` when a worker fails.
+        :class:`WorkerError` when a worker fails, :class:`NonFiniteLoss` after a step whose loss is no number, if the job
+        was launched with ``nan="raise"``: the job can then still be looked at, and go on from a checkpoint.
         """
         rate = self.plan.settings.get("lr") if lr is None else lr
         outputs = self._run("train", inputs, named, rate, self.steps + 1)
         self.steps += 1
-        return next(found["loss"] for found in outputs if "loss" in found)
+        loss = next(found["loss"] for found in outputs if "loss" in found)
+        if self._finite and not isfinite(loss):
+            raise NonFiniteLoss(
+                f"the loss of step {self.steps} is {loss}",
+                "the parameters have taken this step",
+                hint="a smaller lr or clip_norm, from the last load_checkpoint(...); job.gradients() shows where",
+            )
+        return loss
 
     def evaluate(self, *inputs: Any, **named: Any) -> dict[str, Any]:
         """The results of the entry ``eval``: numbers as floats, tensors whole."""

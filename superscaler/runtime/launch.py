@@ -32,6 +32,7 @@ def launch(
     timeout: float = 300.0,
     init_seed: int | None = None,
     weights: Weights | None = None,
+    nan: Literal["ignore", "raise"] = "ignore",
 ) -> Job:
     """Start the workers of a plan and give them their state; a context manager that leaves nothing behind.
 
@@ -39,7 +40,8 @@ def launch(
     directory, or tensors by name, instead or on top. ``init_seed``: without either, where random weights start.
     ``backend``: "ray" (an actor per worker) or "inline" (all workers in this process). ``memory``: bytes that
     each worker may use: state, arena, inputs and the workspace of its largest task. ``compile``: run bodies through
-    ``torch.compile``. ``timeout``: seconds that one communication may take.
+    ``torch.compile``. ``timeout``: seconds that one communication may take. ``nan``: "raise" stops at the first
+    step whose loss is NaN or infinite, with :class:`NonFiniteLoss`.
 
     Raises :class:`InfeasiblePlan` naming the smallest ``memory`` that will do if it is less, before anything runs;
     :class:`PlanError` if the model is not the plan's, :class:`CheckpointError` if the weights are not,
@@ -47,6 +49,8 @@ def launch(
     """
     if backend not in ("ray", "inline"):
         raise UsageError(f"unknown backend {backend!r}", hint=did_you_mean(backend, ("ray", "inline")))
+    if nan not in ("ignore", "raise"):
+        raise UsageError(f"unknown nan={nan!r}", hint=did_you_mean(nan, ("ignore", "raise")))
     sources = _sources(plan, model, weights)
     needs = [t.name for t in copied(plan) if t.name not in sources]
     if needs and init_seed is None and not isinstance(weights, str | Path):
@@ -61,7 +65,7 @@ def launch(
         send_state(plan, crew, sources)
         if isinstance(weights, str | Path):
             restore.load_weights(plan, crew, Path(weights), known=frozenset(sources))
-        return Job(plan, crew, model=model)
+        return Job(plan, crew, model=model, finite=nan == "raise")
     except BaseException:
         crew.close()
         raise
