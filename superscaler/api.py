@@ -245,6 +245,7 @@ def launch(
     timeout: float = 300.0,
     init_seed: int | None = None,
     weights: Weights | None = None,
+    nan: Literal["ignore", "raise"] = "ignore",
 ) -> Job:
     """Start a plan's workers: see :func:`superscaler.runtime.launch.launch`. Use the job as a context manager."""
     from superscaler.runtime.launch import launch as start
@@ -258,6 +259,7 @@ def launch(
         timeout=timeout,
         init_seed=init_seed,
         weights=weights,
+        nan=nan,
     )
 
 
