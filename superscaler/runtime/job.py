@@ -45,8 +45,8 @@ class Job:
 
         ``inputs``: tensors in the order of the model's, of the shapes and dtypes that the plan was compiled for.
         ``lr``: the learning rate of this step, instead of the plan's. Raises :class:`InputError` before anything runs,
-        :class:`WorkerError` when a worker fails, and, launched with ``nan="raise"``, :class:`NonFiniteLoss` after a step
-        whose loss is no number: the job can then still be looked at, and go on from a checkpoint.
+        :class:`WorkerError` when a worker fails, and, launched with ``nan="raise"``, :class:`NonFiniteLoss` after a
+        step whose loss is no number: the job can then still be looked at, and go on from a checkpoint.
         """
         rate = self.plan.settings.get("lr") if lr is None else lr
         outputs = self._run("train", inputs, named, rate, self.steps + 1)
