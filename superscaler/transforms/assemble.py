@@ -249,25 +249,26 @@ def _touches(block: Block) -> set[int]:
 def _posts(lowered: Lowered, keys: list[Key], schedule: Schedule) -> dict[tuple[int, int], int]:
     """When each transfer can be posted, on both its ends: as soon as the computation before it on the sender is over.
 
-    Its slot may be later, behind other transfers on the same link; who posts it then, computes in between.
+    Its slot may be later, behind other transfers on the same link; who posts it then, computes in between. What was
+    received itself is sent on when it is due.
     """
     ends: dict[str, list[int]] = defaultdict(list)
-    senders: dict[int, Key] = {}
     for slot in schedule.slots:
-        key = keys[slot.block]
-        if lowered.bodies[key].lane == "compute":
-            ends[key.mesh].append(slot.end)
+        if lowered.bodies[keys[slot.block]].lane == "compute":
+            ends[keys[slot.block].mesh].append(slot.end)
     for found in ends.values():
         found.sort()
-    for key in keys:
-        senders |= {step.comm: key for step in lowered.bodies[key].steps if isinstance(step, Send)}
+    steps = [(block, step) for block, key in enumerate(keys) for step in lowered.bodies[key].steps]
+    received = {step.dst for _, step in steps if isinstance(step, Recv)}
+    sender = {step.comm: (block, step.src in received) for block, step in steps if isinstance(step, Send)}
+    comm = {block: step.comm for block, step in steps if isinstance(step, Send | Recv)}
     posts: dict[tuple[int, int], int] = {}
     for slot in schedule.slots:
-        comms = [s.comm for s in lowered.bodies[keys[slot.block]].steps if isinstance(s, Send | Recv)]
-        if comms:
-            over = ends[senders[comms[0]].mesh]
+        if slot.block in comm:
+            block, passed_on = sender[comm[slot.block]]
+            over = ends[keys[block].mesh]
             before = bisect_right(over, slot.start)
-            posts[slot.block, slot.microbatch] = over[before - 1] if before else 0
+            posts[slot.block, slot.microbatch] = slot.start if passed_on else over[before - 1] if before else 0
     return posts
 
 
