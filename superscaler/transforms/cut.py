@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from superscaler.errors import PlanError
 from superscaler.ir.graph import Graph, Op
@@ -23,15 +23,14 @@ def cut(graph: Graph, ops: Sequence[Op], count: int, cost: Callable[[Op], float]
         for i in range(1, len(ops))
         if crossing[i] <= crossing[i - 1] and crossing[i] <= crossing[min(i + 1, len(ops) - 1)]
     ]
-    places = _distinct(places, crossing, ops)
+    costs = [cost(op) for op in ops]
+    places = _distinct(places, crossing, costs)
     if len(places) < count - 1:
         raise PlanError(
             f"the model cannot be cut into {count} stages: it has {len(places)} places to cut",
             hint=f"at most {len(places) + 1} stages",
         )
-    prefix = [0.0]
-    for op in ops:
-        prefix.append(prefix[-1] + cost(op))
+    prefix = [0.0, *accumulate(costs)]
     edges = [0, *_best(places, prefix, count), len(ops)]
     return [list(ops[a:b]) for a, b in pairwise(edges)]
 
@@ -53,9 +52,13 @@ def crossing_bytes(graph: Graph, ops: Sequence[Op]) -> list[int]:
     return crossing
 
 
-def _distinct(places: list[int], crossing: list[int], ops: Sequence[Op]) -> list[int]:
-    """Of a run of equal places (views move nothing) only the first; and only the narrowest of the rest."""
-    kept = [i for k, i in enumerate(places) if not (k and places[k - 1] == i - 1 and crossing[i] == crossing[i - 1])]
+def _distinct(places: list[int], crossing: list[int], costs: Sequence[float]) -> list[int]:
+    """Of equal places with nothing but views between them only the first; and only the narrowest of the rest."""
+    kept = [
+        i
+        for k, i in enumerate(places)
+        if not (k and places[k - 1] == i - 1 and crossing[i] == crossing[i - 1] and costs[i - 1] == 0)
+    ]
     if not kept:
         return []
     usual = sorted(crossing[i] for i in kept)[len(kept) // 4]
