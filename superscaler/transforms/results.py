@@ -19,7 +19,9 @@ def finish(work: Lowering) -> Lowered:
         outputs[name] = work.need(tensor, layout, body)
     for name, tensor in graph.gradients.items():
         body = _closing(work, tensor, tasks.homes[name].mesh)
-        gradients[name] = work.need(tensor, _settled(work, tensor, body), body)
+        used = _complete(work, tensor, body.key.mesh)
+        whole = _whole(work, tensor, body.key.mesh, keep_shards=True)
+        gradients[name] = work.need(tensor, whole, body) if used is None else used
     for name, tensor in graph.updates.items():
         home = tasks.homes[name]
         body = _appending(work, tensor) if graph.tensor[name].kind == "cache" else _closing(work, tensor, home.mesh)
@@ -57,11 +59,10 @@ def _closing(work: Lowering, tensor: str, mesh: str | None = None) -> Body:
     return work.body(Key("optimizer" if work.graph.updates else "reduce", -1, mesh or work.tasks.stages[0]), ())
 
 
-def _settled(work: Lowering, tensor: str, body: Body) -> Layout:
-    """The complete layout in which a gradient was used, else the one it has once reduced."""
-    made = [work.values[v].layout for v, _ in work.made.get((tensor, body.key.mesh), []) if not work.values[v].over]
-    complete = [layout for layout in made if not layout.partial]
-    return complete[0] if complete else _whole(work, tensor, body.key.mesh, keep_shards=True)
+def _complete(work: Lowering, tensor: str, mesh: str) -> int | None:
+    """The value of a gradient, complete and of the whole batch, that the optimizer read."""
+    made = [v for v, _ in work.made.get((tensor, mesh), []) if not work.values[v].over]
+    return next((v for v in made if not work.values[v].layout.partial), None)
 
 
 def _whole(work: Lowering, tensor: str, mesh: str, *, keep_shards: bool) -> Layout:
