@@ -12,7 +12,7 @@ from superscaler.errors import SuperscalerError
 
 if TYPE_CHECKING:
     from superscaler import errors, plans
-    from superscaler.api import check, compile, launch, plan, schedule, simulate
+    from superscaler.api import check, compile, explain, launch, plan, schedule, simulate
     from superscaler.decoding import compile_decoder
     from superscaler.ir.cluster import Cluster
     from superscaler.ir.plan import Plan
@@ -36,6 +36,7 @@ _HOMES = {
     "compile": "api",
     "compile_decoder": "decoding",
     "errors": "errors",
+    "explain": "api",
     "launch": "api",
     "op": "runtime.custom",
     "plan": "api",
@@ -72,6 +73,7 @@ __all__ = [
     "compile",
     "compile_decoder",
     "errors",
+    "explain",
     "launch",
     "op",
     "plan",

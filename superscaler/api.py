@@ -32,6 +32,7 @@ from superscaler.transforms.precision import MASTER
 if TYPE_CHECKING:
     from torch import nn
 
+    from superscaler.ir.explain import Explanation
     from superscaler.runtime.job import Job
     from superscaler.runtime.launch import Backend, Weights
 
@@ -263,4 +264,15 @@ def launch(
     )
 
 
-__all__ = ["check", "compile", "compile_graphs", "launch", "plan", "schedule", "simulate"]
+def explain(plan: Plan, subject: str | None = None) -> Explanation:
+    """Where a parameter lives, where an op, a module or a worker's share runs, who exchanges what with whom, and why.
+
+    ``subject``: a name in the plan, or a worker's number; None: what can be asked. Raises :class:`UsageError` for an
+    unknown one.
+    """
+    from superscaler.ir.explain import explain as explained
+
+    return explained(plan, subject)
+
+
+__all__ = ["check", "compile", "compile_graphs", "explain", "launch", "plan", "schedule", "simulate"]

@@ -323,12 +323,20 @@ class _Placer:
         rule = rule_for(op, self.graph)
         return free(rule.dims[split.dim].size, ways, taken, contiguous=split.dim in rule.contiguous)
 
+    def _nested(self, op: Op, split: Split) -> Split:
+        """One digit for all axes that the plan splits a contiguous dim along, so that their parts nest."""
+        rule = rule_for(op, self.graph)
+        several = sum(other.dim == split.dim for _, other in self._anchors.get(op.name, [])) > 1
+        if split.dim in rule.contiguous and several:
+            return Split(split.dim, rule.dims[split.dim].size, 1)
+        return split
+
     def _beside(self, axis: Axis, op: Op, split: Split | None) -> Split | None:
         """A split that was asked for, by a digit that other axes leave free. Raises :class:`SplitError` for none."""
         if split is None or split.passes or split.dim not in rule_for(op, self.graph).dims:
             return split
         taken = self._taken(axis, op, split.dim)
-        found = self._free(op, split, axis.ways, taken)
+        found = self._free(op, self._nested(op, split), axis.ways, taken)
         if found is None:
             others = [
                 name for name, decided in self.splits.items() if (d := decided.get(op.name)) and d.dim == split.dim
