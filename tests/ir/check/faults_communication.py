@@ -22,7 +22,7 @@ from faults import injects
 
 from superscaler.ir.layout import Partial, Space
 from superscaler.ir.plan import Plan
-from superscaler.ir.program import Collective, Grouping, Piece, Program, Recv, Route, Send
+from superscaler.ir.program import Collective, Grouping, Piece, Program, Recv, Route, Send, Step
 
 LOST = ("missing communication", "missing value", "missing result", "reduction too early", "no buffer")
 ASTRAY = ("wrong piece", "wrong rank", "missing communication", "mixed partials")
@@ -44,6 +44,18 @@ def moving(plan: Plan, entry: str, route: int) -> list[int]:
     return [i for i, piece in enumerate(pieces) if piece.source != piece.destination]
 
 
+def ends(plan: Plan, *kinds: type[Step]) -> list[Spot]:
+    """Sends and receives by which something really leaves, or reaches, a worker of the role."""
+    found: list[Spot] = []
+    for spot in spots(plan, *kinds):
+        step, workers = spot.step(plan), spot.program(plan).workers
+        pieces = plan.entries[spot.entry].routes[step.route].pieces
+        moved = [p for p in pieces if p.source != p.destination]
+        if any((p.source if isinstance(step, Send) else p.destination) in workers for p in moved):
+            found.append(spot)
+    return found
+
+
 def used_routes(plan: Plan) -> list[tuple[str, int]]:
     found = {(spot.entry, spot.step(plan).route) for spot in spots(plan, Send)}
     return sorted(key for key in found if moving(plan, *key))
@@ -54,13 +66,13 @@ def used_routes(plan: Plan) -> list[tuple[str, int]]:
 
 @injects("dropped send", "dropped communication", *LOST)
 def dropped_send(plan: Plan, rng: random.Random) -> Plan | None:
-    found = [s for s in spots(plan, Send) if moving(plan, s.entry, s.step(plan).route)]
+    found = ends(plan, Send)
     return with_step(plan, rng.choice(found)) if found else None
 
 
 @injects("dropped receive", "dropped communication", *LOST)
 def dropped_recv(plan: Plan, rng: random.Random) -> Plan | None:
-    found = [s for s in spots(plan, Recv) if moving(plan, s.entry, s.step(plan).route)]
+    found = ends(plan, Recv)
     return with_step(plan, rng.choice(found)) if found else None
 
 
@@ -72,7 +84,7 @@ def dropped_collective(plan: Plan, rng: random.Random) -> Plan | None:
 
 @injects("dropped transfer of one micro-batch", "dropped communication", *LOST)
 def dropped_item(plan: Plan, rng: random.Random) -> Plan | None:
-    found = [s for s in spots(plan, Send, Recv) if moving(plan, s.entry, s.step(plan).route)]
+    found = ends(plan, Send, Recv)
     if not found:
         return None
     spot = rng.choice(found)
@@ -83,7 +95,7 @@ def dropped_item(plan: Plan, rng: random.Random) -> Plan | None:
 
 @injects("duplicated communication", "duplicated communication", "duplicated communication", "written twice")
 def duplicated(plan: Plan, rng: random.Random) -> Plan | None:
-    found = [s for s in spots(plan, Send, Recv) if moving(plan, s.entry, s.step(plan).route)]
+    found = ends(plan, Send, Recv)
     found += [spot for pair in shared(plan) for spot in pair]
     if not found:
         return None
@@ -93,7 +105,7 @@ def duplicated(plan: Plan, rng: random.Random) -> Plan | None:
 
 @injects("duplicated post of one micro-batch", "duplicated communication", "duplicated communication", "written twice")
 def duplicated_item(plan: Plan, rng: random.Random) -> Plan | None:
-    found = [s for s in spots(plan, Send, Recv) if moving(plan, s.entry, s.step(plan).route)]
+    found = ends(plan, Send, Recv)
     if not found:
         return None
     spot = rng.choice(found)
