@@ -14,10 +14,11 @@ import msgspec
 
 from superscaler.errors import InfeasiblePlan, PlanError
 from superscaler.ir.check import check
-from superscaler.ir.cluster import GIB, Cluster
+from superscaler.ir.cluster import Cluster
 from superscaler.ir.graph import Graph, Tensor
 from superscaler.ir.layout import Axis, Mesh, Space
 from superscaler.ir.plan import Entry, Plan, StateTensor
+from superscaler.ir.summary import bytes_text
 from superscaler.ir.task import TaskGraph
 from superscaler.plans import Planner, PlanScript, parse, single
 from superscaler.scheduler.playground import schedule
@@ -229,8 +230,8 @@ def _fits(plan: Plan) -> None:
                 limit = plan.cluster.device(worker).memory
                 if program.peak > limit:
                     raise InfeasiblePlan(
-                        f"no schedule fits worker {worker}'s {limit / GIB:.1f} GiB",
-                        f"peak {program.peak / GIB:.1f} GiB in entry {name!r}",
+                        f"no schedule fits worker {worker}'s {bytes_text(limit)}",
+                        f"peak {bytes_text(program.peak)} in entry {name!r}",
                         f"limits in conflict: memory[{worker}], microbatches={entry.microbatches}",
                         hint='recompute("all"), more micro-batches, or more devices',
                     )
