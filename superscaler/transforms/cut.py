@@ -8,6 +8,9 @@ from itertools import accumulate, pairwise
 from superscaler.errors import PlanError
 from superscaler.ir.graph import Graph, Op
 
+NEAR = 1.25
+"""How much costlier than the least the costliest stage may be, for less to cross between stages."""
+
 
 def cut(graph: Graph, ops: Sequence[Op], count: int, cost: Callable[[Op], float]) -> list[list[Op]]:
     """``ops`` (in order) in ``count`` consecutive runs, the costliest as cheap as possible.
@@ -31,7 +34,7 @@ def cut(graph: Graph, ops: Sequence[Op], count: int, cost: Callable[[Op], float]
             hint=f"at most {len(places) + 1} stages",
         )
     prefix = [0.0, *accumulate(costs)]
-    edges = [0, *_best(places, prefix, count), len(ops)]
+    edges = [0, *_narrow(places, crossing, prefix, count), len(ops)]
     return [list(ops[a:b]) for a, b in pairwise(edges)]
 
 
@@ -53,16 +56,27 @@ def crossing_bytes(graph: Graph, ops: Sequence[Op]) -> list[int]:
 
 
 def _distinct(places: list[int], crossing: list[int], costs: Sequence[float]) -> list[int]:
-    """Of equal places with nothing but views between them only the first; and only the narrowest of the rest."""
-    kept = [
+    """Of equal places with nothing but views between them only the first."""
+    return [
         i
         for k, i in enumerate(places)
         if not (k and places[k - 1] == i - 1 and crossing[i] == crossing[i - 1] and costs[i - 1] == 0)
     ]
-    if not kept:
-        return []
-    usual = sorted(crossing[i] for i in kept)[len(kept) // 4]
-    return [i for i in kept if crossing[i] <= usual]
+
+
+def _narrow(places: list[int], crossing: list[int], prefix: list[float], count: int) -> list[int]:
+    """The places to cut at: as narrow as can be with the costliest stage near the least that it can be."""
+    found: list[tuple[float, list[int]]] = []
+    for width in sorted({crossing[i] for i in places}):
+        narrow = [i for i in places if crossing[i] <= width]
+        if len(narrow) >= count - 1:
+            cuts = _best(narrow, prefix, count)
+            edges = [0, *cuts, len(prefix) - 1]
+            found.append((max(prefix[b] - prefix[a] for a, b in pairwise(edges)), cuts))
+            if found[-1][0] <= NEAR * prefix[-1] / count:
+                break
+    least = min(cost for cost, _ in found)
+    return next(cuts for cost, cuts in found if cost <= NEAR * least)
 
 
 def _best(places: list[int], prefix: list[float], count: int) -> list[int]:

@@ -408,6 +408,8 @@ class Lowering:
             for i, name in enumerate(op.inputs):
                 if name == tensor and along(op, axis, self.tasks, output=False, index=i) != state:
                     return True
+            if self.tasks.placed[op.name].stages != self.tasks.placed[producer.name].stages:
+                return True
             if op.target in FREE and any(self._read_whole(out, axis) for out in op.outputs):
                 return True
         return False
