@@ -12,7 +12,7 @@ from superscaler.errors import SuperscalerError
 
 if TYPE_CHECKING:
     from superscaler import errors, plans
-    from superscaler.api import check, compile, explain, launch, plan, schedule, simulate
+    from superscaler.api import check, compile, explain, launch, plan, profile, schedule, simulate
     from superscaler.decoding import compile_decoder
     from superscaler.ir.cluster import Cluster
     from superscaler.ir.plan import Plan
@@ -41,6 +41,7 @@ _HOMES = {
     "op": "runtime.custom",
     "plan": "api",
     "plans": "plans",
+    "profile": "api",
     "schedule": "api",
     "simulate": "api",
 }
@@ -78,6 +79,7 @@ __all__ = [
     "op",
     "plan",
     "plans",
+    "profile",
     "schedule",
     "simulate",
 ]

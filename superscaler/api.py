@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
@@ -22,6 +23,7 @@ from superscaler.ir.summary import bytes_text
 from superscaler.ir.task import TaskGraph
 from superscaler.plans import Planner, PlanScript, parse, single
 from superscaler.scheduler.playground import schedule
+from superscaler.scheduler.profile import Profile, load_profile, profile_path, save_profile
 from superscaler.scheduler.simulate import simulate
 from superscaler.scheduler.tasks import schedule as schedule_tasks
 from superscaler.transforms.assemble import assemble, with_state
@@ -65,6 +67,7 @@ def compile(
     batch_norm: Literal["global", "worker"] | int = "global",
     evaluate: bool = True,
     time_limit: float | None = None,
+    profile: Profile | None = None,
     progress: Progress = lambda message: None,
 ) -> Plan:
     """Compile ``model`` on example inputs (the global batch) into a checked plan for ``cluster``.
@@ -72,8 +75,8 @@ def compile(
     ``plan`` overrides the decorator's. ``loss`` maps the model's output to the scalar loss (default: the output, or its
     ``.loss``). ``optimizer``: its steps become part of the plan; without one, gradients are computed only.
     ``batch_norm``: over what its statistics are taken: the "global" batch; what a "worker" has of it at a time; or each
-    of so many equal parts of it. The model is not changed. Raises :class:`TraceError`, :class:`PlanError`,
-    :class:`InfeasiblePlan`.
+    of so many equal parts of it. ``profile``: costs as measured here (see :func:`profile`). The model is not changed.
+    Raises :class:`TraceError`, :class:`PlanError`, :class:`InfeasiblePlan`.
     """
     from superscaler.trace import Traced, trace
     from superscaler.trace.normalization import batch_norm_parts
@@ -116,6 +119,7 @@ def compile(
         assumptions=tuple(assumptions),
         seed=seed,
         time_limit=time_limit,
+        profile=profile,
         progress=progress,
         started=started,
     )
@@ -139,6 +143,7 @@ def compile_graphs(
     assumptions: tuple[str, ...] = (),
     seed: int = 0,
     time_limit: float | None = None,
+    profile: Profile | None = None,
     progress: Progress = lambda message: None,
     started: float | None = None,
 ) -> Plan:
@@ -158,7 +163,7 @@ def compile_graphs(
         placed[name] = tasks
         lowered = lower(tasks)
         progress(f"scheduling {name}")
-        entries[name] = assemble(lowered, schedule_tasks(lowered, cluster, time_limit=time_limit))
+        entries[name] = assemble(lowered, schedule_tasks(lowered, cluster, time_limit=time_limit, profile=profile))
     space = _union(tasks.space for tasks in placed.values())
     state = _state(placed)
     entries = {name: with_state(entry, state, space) for name, entry in entries.items()}
@@ -265,6 +270,36 @@ def launch(
     )
 
 
+def profile(
+    plan: Plan, *, path: str | Path | None = None, repeats: int = 5, links: bool = True,
+    progress: Progress = lambda message: None,
+) -> Profile:  # fmt: skip
+    """Measure here what ``plan`` needs to be timed: its ops and task bodies, this machine's device and ``links``.
+
+    Kept on disk (``path``, or by machine in the user's cache) with what was measured before. ``compile`` and
+    ``simulate`` take it. Raises :class:`PlanError` if a worker of the plan does not fit into this machine.
+    """
+    from superscaler.runtime.profile import measure
+
+    found = measure(plan, repeats=repeats, links=links, progress=progress)
+    written = save_profile(found, path)
+    return load_profile(written, found.machine)
+
+
+def known_profile(
+    workers: int, path: str | Path | None = None, *, foreign: Literal["refuse", "warn"] = "refuse"
+) -> Profile:
+    """What was measured before, for so many workers on this machine.
+
+    Raises :class:`ProfileError` if nothing was; for a profile of another machine, naming both, unless it is to be used
+    with a warning.
+    """
+    from superscaler.runtime.profile import this_machine
+
+    here = this_machine(workers)
+    return load_profile(path if path is not None else profile_path(here), here, foreign=foreign)
+
+
 def explain(plan: Plan, subject: str | None = None) -> Explanation:
     """Where a parameter lives, where an op, a module or a worker's share runs, who exchanges what with whom, and why.
 
@@ -276,4 +311,7 @@ def explain(plan: Plan, subject: str | None = None) -> Explanation:
     return explained(plan, subject)
 
 
-__all__ = ["check", "compile", "compile_graphs", "explain", "launch", "plan", "schedule", "simulate"]
+__all__ = [
+    "check", "compile", "compile_graphs", "explain", "known_profile", "launch", "plan", "profile", "schedule",
+    "simulate",
+]  # fmt: skip

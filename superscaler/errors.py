@@ -9,6 +9,7 @@
     ├── CheckError            a plan is proven wrong: what, on which worker, at which task
     ├── PlanFileError         a plan file is truncated, edited, or of another version
     ├── ClusterError          a cluster description is wrong or too small
+    ├── ProfileError          a profile is missing, broken, or of another machine
     ├── UsageError            an unknown name, option or argument ("did you mean …")
     ├── CheckpointError       a checkpoint does not fit the plan, or could not be written
     ├── VirtualMemoryError    virtual memory: see its subclasses
@@ -85,6 +86,10 @@ class PlanFileError(SuperscalerError):
 
 class ClusterError(SuperscalerError):
     """A cluster description is wrong or too small."""
+
+
+class ProfileError(SuperscalerError):
+    """A profile is missing, broken, or of another machine."""
 
 
 class UsageError(SuperscalerError):

@@ -12,7 +12,7 @@ from superscaler import errors
 CONTRACT = {
     "AdamW", "Cluster", "Group", "PipelineProblem", "Plan", "Planner", "SGD", "SuperscalerError", "check", "compile",
     "compile_decoder",
-    "errors", "explain", "launch", "op", "plan", "plans", "schedule", "simulate",
+    "errors", "explain", "launch", "op", "plan", "plans", "profile", "schedule", "simulate",
 }  # fmt: skip
 
 

@@ -10,6 +10,8 @@ from superscaler.ir.graph import ITEMSIZE, Graph, Op
 from superscaler.ir.layout import Layout, Shard, Space
 from superscaler.ir.rules import rule_for
 from superscaler.ir.rules.rule import Rule, Splits
+from superscaler.scheduler.keys import op_key
+from superscaler.scheduler.profile import Profile
 from superscaler.transforms.reshard import MoveKind, seconds
 
 VIEWS = frozenset({"superscaler.reshape", "superscaler.expand", "aten.permute.default", "superscaler.block"})
@@ -37,12 +39,18 @@ def _attention_operations(op: Op, sizes: dict[str, int]) -> float:
     return 2.0 * pairs * (d + e if op.phase == "forward" else 3 * d + 2 * e)
 
 
-def op_seconds(op: Op, graph: Graph, splits: Splits, space: Space, device: Device) -> float:
-    """Seconds of one part of an op on a device."""
+def op_seconds(
+    op: Op, graph: Graph, splits: Splits, space: Space, device: Device, profile: Profile | None = None
+) -> float:
+    """Seconds of one part of an op on a device: as measured, if ``profile`` is of such a device and has it."""
     if op.target.startswith("superscaler.sleep"):
         return float(next((a for a in op.args if isinstance(a, int | float)), 0.0)) / 1000.0
     if op.target in VIEWS:
         return 0.0
+    if profile is not None and profile.machine.kind == device.name:
+        measured = profile.ops.get(op_key(op, graph, splits, space))
+        if measured is not None:
+            return measured / device.speed
     rule = rule_for(op, graph)
     share = _share(splits, space)
     names = (*op.inputs, *op.outputs)

@@ -6,21 +6,27 @@ from superscaler.errors import UsageError, did_you_mean
 from superscaler.ir.check.capacity import state_bytes
 from superscaler.ir.entry import Contents, Entry
 from superscaler.ir.program import Program
+from superscaler.scheduler.profile import Profile
+from superscaler.scheduler.profiled import durations as profiled
 from superscaler.scheduler.replay import Durations, Replay, replay
 from superscaler.scheduler.timeline import Level, RoleTimeline, Span, Timeline
 from superscaler.transforms.usage import reads, writes
 
 
-def simulate(plan: Contents, entry: str | None = None, *, durations: Durations | None = None) -> Timeline:
+def simulate(
+    plan: Contents, entry: str | None = None, *, profile: Profile | None = None, durations: Durations | None = None
+) -> Timeline:
     """When each task of one run of an entry (default: ``train``, or the only one) starts and ends on each role.
 
-    ``durations``: (role, item) -> microseconds, instead of what the plan states: measured ones, say. Cost grows with
-    roles and tasks, not with workers. Raises :class:`UsageError` for an unknown entry.
+    ``profile``: what was measured on a machine, instead of what the plan states; or ``durations``: (role, item) ->
+    microseconds. Cost grows with roles and tasks, not with workers. Raises :class:`UsageError` for an unknown entry.
     """
     name = entry or ("train" if "train" in plan.entries else next(iter(plan.entries)))
     if name not in plan.entries:
         raise UsageError(f"the plan has no entry {name!r}", hint=did_you_mean(name, plan.entries))
     found = plan.entries[name]
+    if profile is not None and durations is None:
+        durations = profiled(plan, name, profile)
     run = replay(found, durations)
     makespan = max((end for ends in run.ends for end in ends), default=0)
     chain = run.critical()

@@ -14,6 +14,7 @@ from superscaler.scheduler.bounds import closed_form, heads_and_tails
 from superscaler.scheduler.cost import held_bytes, move_seconds, op_seconds, slowest
 from superscaler.scheduler.listing import list_schedule
 from superscaler.scheduler.problem import Job, Problem, makespan, topological_order
+from superscaler.scheduler.profile import Profile
 from superscaler.scheduler.solve import solve
 from superscaler.transforms.blocks import Body, Compute, Key, Lowered
 from superscaler.transforms.usage import reads, writes
@@ -35,12 +36,14 @@ class _Tasks:
     classes: dict[str, list[int]] = field(default_factory=dict)  # mesh -> device classes
 
 
-def schedule(lowered: Lowered, cluster: Cluster, *, time_limit: float | None = None) -> Schedule:
-    """When each block runs. The order is the TaskGraph's: a named schedule, or "solve".
+def schedule(
+    lowered: Lowered, cluster: Cluster, *, time_limit: float | None = None, profile: Profile | None = None
+) -> Schedule:
+    """When each block runs. The order is the TaskGraph's: a named schedule, or "solve". ``profile``: measured costs.
 
     Raises :class:`PlanError` if the blocks depend on each other in a cycle (stages that go back and forth).
     """
-    tasks = _build(lowered, cluster)
+    tasks = _build(lowered, cluster if profile is None else profile.applied(cluster), profile)
     problem = Problem(tuple(tasks.jobs), tuple(tasks.edges), (None,) * _classes(tasks))
     name = lowered.tasks.order
     baseline_name = "1f1b" if name == "solve" else name
@@ -118,7 +121,7 @@ def _classes(tasks: _Tasks) -> int:
     return 1 + max((c for found in tasks.classes.values() for c in found), default=0)
 
 
-def _build(lowered: Lowered, cluster: Cluster) -> _Tasks:
+def _build(lowered: Lowered, cluster: Cluster, profile: Profile | None) -> _Tasks:
     tasks = _Tasks(lowered, list(lowered.bodies))
     tasks.classes = _device_classes(lowered)
     count = lowered.tasks.microbatches
@@ -133,7 +136,7 @@ def _build(lowered: Lowered, cluster: Cluster) -> _Tasks:
                 _join(tasks, first[block], block, key)
                 continue
             together[joint] = len(tasks.jobs)
-        duration = max(1, round(block_seconds(lowered, body, cluster) * 1e6))
+        duration = max(1, round(block_seconds(lowered, body, cluster, profile) * 1e6))
         first[block] = len(tasks.jobs)
         for j in range(count if body.over else 1):
             tasks.jobs.append(_job(tasks, key, body, duration, j))
@@ -293,7 +296,7 @@ def _topological(tasks: _Tasks) -> list[int]:
     return place
 
 
-def block_seconds(lowered: Lowered, body: Body, cluster: Cluster) -> float:
+def block_seconds(lowered: Lowered, body: Body, cluster: Cluster, profile: Profile | None = None) -> float:
     """Predicted seconds of one instance of a block: its ops one after another, and its synchronous collectives."""
     tasks = lowered.tasks
     mesh = tasks.space.mesh(body.key.mesh)
@@ -301,7 +304,7 @@ def block_seconds(lowered: Lowered, body: Body, cluster: Cluster) -> float:
     total = 0.0
     for step in body.steps:
         if isinstance(step, Compute):
-            total += op_seconds(tasks.graph.ops[step.op], tasks.graph, step.splits, tasks.space, device)
+            total += op_seconds(tasks.graph.ops[step.op], tasks.graph, step.splits, tasks.space, device, profile)
         elif isinstance(step, Collective):
             value = lowered.values[step.src]
             size = held_bytes(value.tensor, value.layout, tasks.graph, tasks.space)

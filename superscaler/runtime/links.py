@@ -1,0 +1,78 @@
+"""The link between two workers of this machine, measured: two processes send a message back and forth.
+
+Run as a program (``python -m superscaler.runtime.links WORKER PORT DEVICE``) it is one of the two.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from statistics import median
+from time import perf_counter
+
+import msgspec
+import torch
+import torch.distributed as dist
+
+from superscaler.errors import RunError
+from superscaler.ir.cluster import Link
+from superscaler.runtime.distributed import connect, disconnect, serve
+
+SMALL, LARGE = 4 << 10, 4 << 20  # bytes
+_LIMIT = 120.0  # seconds for all of it
+
+
+def measure_link(device: str) -> Link:
+    """Bandwidth and latency between two workers. Raises :class:`RunError` if a process fails or takes too long."""
+    store = serve(2, limit=_LIMIT)
+    command = [sys.executable, "-m", "superscaler.runtime.links"]
+    pair = [
+        subprocess.Popen([*command, str(i), str(store.port), device], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for i in range(2)
+    ]
+    try:
+        found = [process.communicate(timeout=_LIMIT) for process in pair]
+    except subprocess.TimeoutExpired as e:
+        raise RunError(f"measuring the link took more than {_LIMIT:g} s") from e
+    finally:
+        for process in pair:
+            process.kill()
+            process.wait()
+    if any(process.returncode for process in pair):
+        lines = (found[0][1] or found[1][1]).decode(errors="replace").strip().splitlines()
+        raise RunError("measuring the link failed", *lines[-1:])
+    return msgspec.json.decode(found[0][0].strip().splitlines()[-1], type=Link)
+
+
+def _main(worker: int, port: int, kind: str) -> None:
+    device = torch.device(kind, worker) if kind == "cuda" else torch.device(kind)
+    connect(worker, 2, "127.0.0.1", port, device=device, limit=_LIMIT)
+    try:
+        short = _seconds(worker, SMALL, device, 40)
+        long = _seconds(worker, LARGE, device, 10)
+    finally:
+        disconnect()
+    if worker == 0:
+        bandwidth = (LARGE - SMALL) / max(long - short, 1e-9)
+        print(msgspec.json.encode(Link("measured", bandwidth, max(short - SMALL / bandwidth, 0.0))).decode())
+
+
+def _seconds(worker: int, size: int, device: torch.device, times: int) -> float:
+    """One way: half of there and back."""
+    message = torch.zeros(size, dtype=torch.uint8, device=device)
+    found: list[float] = []
+    for _ in range(times + 3):
+        start = perf_counter()
+        for sender in (0, 1):
+            if sender == worker:
+                dist.send(message, 1 - worker)
+            else:
+                dist.recv(message, 1 - worker)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        found.append((perf_counter() - start) / 2)
+    return median(found[3:])
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -1,0 +1,206 @@
+"""Measuring a profile: a plan's ops one by one, its task bodies as its workers run them, and what device and links do.
+
+Task bodies are rehearsed: one worker of each role runs its Programs alone on zeros, and communication takes no time.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor
+
+from superscaler.errors import PlanError
+from superscaler.ir.cluster import DEVICES, Device
+from superscaler.ir.graph import Graph, Op
+from superscaler.ir.plan import Plan
+from superscaler.ir.program import Call, Program
+from superscaler.ir.rules import rule_for
+from superscaler.ir.rules.part import part_of_op
+from superscaler.ir.rules.rule import Splits, op_layouts
+from superscaler.runtime.comm import Comm
+from superscaler.runtime.ops import DTYPES, bind, function, set_device
+from superscaler.runtime.rehearsal import Rehearsal
+from superscaler.runtime.worker import Worker, WorkerOptions, make_worker
+from superscaler.scheduler.cost import VIEWS
+from superscaler.scheduler.keys import Keys, op_key
+from superscaler.scheduler.profile import Machine, Profile
+
+Announce = Callable[[str], None]
+_LEAST = 0.002  # seconds that repetitions of an op take together
+_LEAST_RUN = 0.5  # and those of a role's Program
+_MOST = 200  # repetitions
+
+
+def this_machine(workers: int = 1, device: str | None = None) -> Machine:
+    """This machine as ``workers`` workers on it see it."""
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    cores = os.cpu_count() or 1
+    if name == "cuda":
+        processor = torch.cuda.get_device_name()
+        kind = next((k for k in DEVICES if k in processor.lower()), "cuda")
+        return Machine(kind, processor, torch.cuda.device_count(), 1, str(torch.__version__))
+    return Machine("cpu", _processor(), cores, max(1, cores // workers), str(torch.__version__))
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return named or platform.processor() or platform.machine()
+
+
+def measure(plan: Plan, *, repeats: int = 5, links: bool = True, progress: Announce = lambda text: None) -> Profile:
+    """The profile of this machine as far as ``plan`` needs it: see :class:`Profile`.
+
+    ``repeats``: how often task bodies run at least. ``links``: start two processes to measure the link between
+    workers, if the plan has several. Raises :class:`PlanError` if a worker does not fit into this machine's memory.
+    """
+    machine = this_machine(plan.workers)
+    kind = "cpu" if machine.kind == "cpu" else "cuda"
+    before = torch.get_num_threads()
+    if kind == "cpu":
+        torch.set_num_threads(machine.threads)
+    try:
+        with torch.no_grad():
+            set_device(torch.device(kind))
+            progress("measuring the device")
+            device = _device(kind, machine.kind)
+            progress("measuring ops")
+            ops = measure_ops(plan, torch.device(kind))
+            progress("measuring task bodies")
+            blocks = measure_blocks(plan, WorkerOptions(kind), repeats)
+    except torch.OutOfMemoryError as e:
+        raise PlanError("a worker of the plan does not fit into this machine", str(e).partition("\n")[0]) from e
+    finally:
+        torch.set_num_threads(before)
+    link = None
+    if links and plan.workers > 1 and (kind == "cpu" or torch.cuda.device_count() > 1):
+        from superscaler.runtime.links import measure_link
+
+        progress("measuring the link")
+        link = measure_link(kind)
+    return Profile(machine, device, link, ops, blocks)
+
+
+# --- ops --------------------------------------------------------------------------------------------------------------
+
+
+def measure_ops(plan: Plan, device: torch.device) -> dict[str, float]:
+    """Seconds of every distinct part of an op that a plan runs, at the first of its parts."""
+    found: dict[str, float] = {}
+    for graph, op, splits in _parts(plan):
+        if op.target in VIEWS or op.target.startswith("superscaler.sleep"):
+            continue
+        key = op_key(op, graph, splits, plan.space)
+        if key not in found:
+            found[key] = _seconds(_call(plan, graph, op, splits, device), device)
+    return found
+
+
+def _parts(plan: Plan) -> Iterator[tuple[Graph, Op, Splits]]:
+    for entry in plan.entries.values():
+        for program in entry.programs:
+            for call in (s for block in program.blocks for s in block.steps if isinstance(s, Call)):
+                for row in entry.definitions[call.definition].rows:
+                    yield entry.graph, entry.graph.ops[call.base + row.offset], row.splits
+
+
+def _call(plan: Plan, graph: Graph, op: Op, splits: Splits, device: torch.device) -> Callable[[], Any]:
+    rule, at = rule_for(op, graph), dict.fromkeys((a for a, _ in splits), 0)
+    layouts, _ = op_layouts(rule, splits, "", plan.space)
+    inputs: list[Tensor] = []
+    for name, layout in zip(op.inputs, layouts, strict=True):
+        tensor = graph.tensor[name]
+        shape = plan.space.region(tensor.shape, layout, at).shape
+        inputs.append(torch.zeros(shape, dtype=DTYPES[tensor.dtype], device=device))
+    part = part_of_op(rule, op, splits, plan.space, at, graph.tensor[op.outputs[0]].shape)
+    args, kwargs = bind(op.args, inputs, msgspec.structs.replace(part, seed=(0, 0)))
+    run = function(op.target)
+    return lambda: run(*args, **kwargs)
+
+
+def _seconds(call: Callable[[], Any], device: torch.device) -> float:
+    """What a call takes: of repetitions that take :data:`_LEAST` together, after two that do not count."""
+    found: list[float] = []
+    for number in range(_MOST):
+        start = perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if number >= 2:
+            found.append(perf_counter() - start)
+        if len(found) >= 7 and sum(found) > _LEAST:
+            break
+    return typical(found)
+
+
+def typical(times: Sequence[float]) -> float:
+    """The lower quartile: other processes can only make a time longer."""
+    return sorted(times)[(len(times) - 1) // 4]
+
+
+# --- task bodies ------------------------------------------------------------------------------------------------------
+
+
+class _Alone:
+    """The communication of a worker that has no peers: a rehearsal stands before it."""
+
+    ordered = False
+
+
+def measure_blocks(plan: Plan, options: WorkerOptions, repeats: int) -> dict[str, float]:
+    """Seconds of every distinct task body that a plan's workers run, without what they communicate."""
+    found: dict[str, list[float]] = {}
+    for index in sorted({program.workers[0] for entry in plan.entries.values() for program in entry.programs}):
+        alone: Any = _Alone()
+        rehearsal = Rehearsal(alone)
+        comm: Comm = rehearsal
+        worker = make_worker(plan, index, comm, options)
+        try:
+            for name, execution in worker.entries.items():
+                keys = Keys(plan, plan.entries[name], execution.program)
+                rehearsal.run([execution])  # the first one does not count
+                start = perf_counter()
+                for number in range(_MOST):
+                    if number >= repeats and perf_counter() - start > _LEAST_RUN:
+                        break
+                    rehearsal.run([execution])
+                    _note(found, execution.program, keys, worker, name)
+        finally:
+            worker.close()
+    return {key: typical(times) for key, times in found.items()}
+
+
+def _note(found: dict[str, list[float]], program: Program, keys: Keys, worker: Worker, entry: str) -> None:
+    for item, (start, end) in zip(program.order, worker.times(entry), strict=True):
+        if program.blocks[item.block].lane == "compute":
+            found.setdefault(keys.block(item.block, item.microbatch), []).append((end - start) / 1e9)
+
+
+# --- the device -------------------------------------------------------------------------------------------------------
+
+
+def _device(device: str, kind: str) -> Device:
+    """What the device does: products of large matrices by dtype, sums of long vectors, and ops on nothing."""
+    at = torch.device(device)
+    base = DEVICES.get(kind, DEVICES["cpu"])
+    size = 4096 if device == "cuda" else 512
+    flops: dict[str, float] = {}
+    for name in ("float32", "bfloat16", *(("float64",) if device == "cpu" else ())):
+        matrix = torch.zeros(size, size, dtype=DTYPES[name], device=at)
+        flops[name] = 2.0 * size**3 / _seconds(lambda m=matrix: torch.mm(m, m), at)
+    vector = torch.zeros(1 << (26 if device == "cuda" else 22), device=at)
+    seconds = _seconds(lambda: torch.add(vector, 1.0), at)
+    one = torch.zeros(1, device=at)
+    overhead = _seconds(lambda: torch.add(one, 1.0), at)
+    bandwidth = 2.0 * vector.numel() * vector.element_size() / max(seconds - overhead, 1e-9)
+    return Device(base.name, base.memory, flops, bandwidth, overhead)

@@ -1,0 +1,106 @@
+"""Profiles: what ops, task bodies and links took on one machine, kept on disk; `superscaler profile` measures them.
+
+A profile is of one machine (processor or GPU, cores, torch) and one number of threads per worker. What it has not
+measured is estimated from the figures of the device that it has: operations, bytes and calls per second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from superscaler.errors import ProfileError
+from superscaler.ir.cluster import Cluster, Device, Link
+from superscaler.ir.rules.discovered import cache_dir
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """What times depend on. ``kind``: the cluster preset that such a device is (``cpu``, ``h200``)."""
+
+    kind: str
+    processor: str
+    cores: int
+    threads: int
+    torch: str
+
+    def __str__(self) -> str:
+        return f"{self.processor} ({self.cores} cores, {self.threads} threads a worker, torch {self.torch})"
+
+    @property
+    def file(self) -> str:
+        """The name of its profile among others."""
+        words = "".join(c if c.isalnum() else "-" for c in f"{self.processor} {self.cores} {self.threads} {self.torch}")
+        return "-".join(filter(None, words.lower().split("-"))) + ".json"
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """Seconds of ops and of task bodies by key (see :mod:`.keys`), and the figures of device and links."""
+
+    machine: Machine
+    device: Device
+    link: Link | None = None
+    ops: dict[str, float] = {}
+    blocks: dict[str, float] = {}
+    version: int = 1
+
+    def merged(self, newer: Profile) -> Profile:
+        """This profile with what a newer one of the same machine has measured."""
+        ops, blocks = {**self.ops, **newer.ops}, {**self.blocks, **newer.blocks}
+        return Profile(newer.machine, newer.device, newer.link or self.link, ops, blocks)
+
+    def applied(self, cluster: Cluster) -> Cluster:
+        """The cluster with the measured figures of devices of this kind, and of the links between them."""
+        found = self.device
+        kinds = tuple(
+            msgspec.structs.replace(d, flops={**d.flops, **found.flops}, bandwidth=found.bandwidth,
+                                    overhead=found.overhead)
+            if d.name == self.machine.kind else d
+            for d in cluster.kinds
+        )  # fmt: skip
+        alike = any(d.name == self.machine.kind for d in cluster.kinds)
+        link = self.link if self.link is not None and alike else cluster.intra
+        return msgspec.structs.replace(cluster, kinds=kinds, intra=link)
+
+
+def profile_path(machine: Machine) -> Path:
+    """Where the profile of a machine is kept."""
+    return cache_dir() / "profiles" / machine.file
+
+
+def load_profile(path: str | Path, here: Machine, *, foreign: Literal["refuse", "warn"] = "refuse") -> Profile:
+    """A profile from disk. One of another machine than ``here`` is refused, naming both, or used with a warning.
+
+    Raises :class:`ProfileError`, also for a file that is missing or no profile.
+    """
+    try:
+        found = msgspec.json.decode(Path(path).read_bytes(), type=Profile)
+    except OSError as e:
+        raise ProfileError(f"cannot read the profile {path}", e.strerror or str(e), hint="superscaler profile") from e
+    except msgspec.DecodeError as e:
+        raise ProfileError(f"{path} is no profile", str(e)[:200], hint="superscaler profile makes one") from e
+    if found.machine != here:
+        what = f"the profile {Path(path).name} is of another machine"
+        details = (f"it is of {found.machine}", f"this is {here}")
+        if foreign == "refuse":
+            raise ProfileError(what, *details, hint='superscaler profile measures here; foreign="warn" uses it anyway')
+        warnings.warn("; ".join((what, *details)), stacklevel=2)
+    return found
+
+
+def save_profile(profile: Profile, path: str | Path | None = None) -> Path:
+    """Write a profile, merged with what the file has of the same machine, whole or not at all; where it was written."""
+    target = Path(path) if path is not None else profile_path(profile.machine)
+    if target.exists():
+        with contextlib.suppress(ProfileError):  # of another machine, or broken: replaced
+            profile = load_profile(target, profile.machine).merged(profile)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".tmp", delete=False) as file:
+        file.write(msgspec.json.format(msgspec.json.encode(profile), indent=1))
+    os.replace(file.name, target)
+    return target

@@ -1,0 +1,58 @@
+"""Measuring: everything that a plan runs is measured, under the keys by which it is looked up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import superscaler as ss
+from superscaler.api import known_profile, profile
+from superscaler.errors import ProfileError
+from superscaler.models import build
+from superscaler.runtime.links import measure_link
+from superscaler.runtime.profile import measure, this_machine
+from superscaler.scheduler.cost import VIEWS
+from superscaler.scheduler.keys import Keys, op_key
+
+
+def plan(script: str, devices: int) -> ss.Plan:
+    torch.manual_seed(0)
+    model, example = build("gpt", "tiny", layers=2, hidden=16, heads=2)
+    return ss.compile(model, example(4, 8), cluster=ss.Cluster.local(devices), plan=script, optimizer=ss.AdamW())
+
+
+def test_every_op_and_task_body_of_a_plan_is_measured() -> None:
+    found = plan("megatron:tensor=2,pipeline=2,microbatches=2", 4)
+    measured = measure(found, repeats=1, links=False)
+    assert measured.machine == this_machine(4)
+    for entry in found.entries.values():
+        for program in entry.programs:
+            keys = Keys(found, entry, program)
+            computing = [i for i in program.order if program.blocks[i.block].lane == "compute"]
+            assert {keys.block(i.block, i.microbatch) for i in computing} <= set(measured.blocks)
+    graph = found.entries["train"].graph
+    whole = [op for op in graph.ops if op.target == "superscaler.clip_coefficient" or op.name == "optimizer/clip"]
+    assert all(op_key(op, graph, (), found.space) in measured.ops for op in whole)
+    assert not any(key.startswith(tuple(VIEWS)) for key in measured.ops)
+    assert all(seconds > 0 for seconds in (*measured.ops.values(), *measured.blocks.values()))
+    assert set(measured.device.flops) >= {"float32", "float64", "bfloat16"}
+    assert ss.simulate(found, profile=measured).makespan > 0
+
+
+def test_measurements_are_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPERSCALER_CACHE", str(tmp_path))
+    with pytest.raises(ProfileError, match="cannot read the profile"):
+        known_profile(2)
+    measured = profile(plan("data_parallel:ways=2", 2), repeats=1, links=False)
+    assert known_profile(2) == measured
+    again = profile(plan("data_parallel:ways=2,microbatches=2", 2), repeats=1, links=False)
+    assert set(measured.ops) < set(again.ops)
+
+
+@pytest.mark.slow
+def test_the_link_between_two_processes() -> None:
+    link = measure_link("cpu")
+    assert link.bandwidth > 1e6
+    assert 0 <= link.latency < 1
