@@ -5,6 +5,7 @@ torch is imported only where a model is at hand; ray only by ``launch``.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
-from superscaler.errors import InfeasiblePlan, PlanError
+from superscaler.errors import InfeasiblePlan, PlanError, SplitError
 from superscaler.ir.check import check
 from superscaler.ir.cluster import Cluster
 from superscaler.ir.graph import Graph, Tensor
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from superscaler.ir.explain import Explanation
+    from superscaler.ir.rules.coverage import Coverage
     from superscaler.runtime.job import Job
     from superscaler.runtime.launch import Backend, Weights
 
@@ -270,6 +272,24 @@ def launch(
     )
 
 
+def coverage(
+    model: nn.Module,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    loss: Callable[[Any], Any] | None = None,
+) -> Coverage:
+    """How many op instances of a training step of ``model`` have a split rule; missing ones are looked for first."""
+    from superscaler.ir.rules.coverage import coverage as covered
+    from superscaler.trace import trace
+    from superscaler.transforms.discover import discover_missing
+
+    graph = trace(model, tuple(args), dict(kwargs or {}), loss=loss).graph
+    with contextlib.suppress(SplitError):  # an op that discovery cannot find a rule for counts as missing
+        discover_missing(graph)
+    return covered(graph)
+
+
 def profile(
     plan: Plan, *, path: str | Path | None = None, repeats: int = 5, links: bool = True,
     progress: Progress = lambda message: None,
@@ -312,6 +332,6 @@ def explain(plan: Plan, subject: str | None = None) -> Explanation:
 
 
 __all__ = [
-    "check", "compile", "compile_graphs", "explain", "known_profile", "launch", "plan", "profile", "schedule",
-    "simulate",
+    "check", "compile", "compile_graphs", "coverage", "explain", "known_profile", "launch", "plan", "profile",
+    "schedule", "simulate",
 ]  # fmt: skip
