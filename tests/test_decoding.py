@@ -94,7 +94,8 @@ def running() -> Iterator[tuple[nn.Module, Job]]:
         yield model, job
 
 
-@given(st.lists(st.integers(0, 63), min_size=1, max_size=18), st.integers(0, 5))
+# Not 0: a prompt with the padding token would have it masked by generate().
+@given(st.lists(st.integers(1, 63), min_size=1, max_size=18), st.integers(0, 5))
 @settings(max_examples=15, deadline=None)
 def test_a_prompt_of_any_length_goes_through_one_bucket(
     running: tuple[nn.Module, Job], prompt: list[int], new: int
