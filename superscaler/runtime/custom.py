@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from superscaler.errors import SplitError, UsageError
+from superscaler.ir.plan import Plan
 from superscaler.ir.rules import register, specs
 from superscaler.ir.rules.rule import Shape, Spec, parse_rule
 from superscaler.runtime.ops.table import function, provide
@@ -218,8 +219,13 @@ class Exported:
     function: Function
 
 
+def users_ops(plan: Plan) -> dict[str, Exported]:
+    """The users' ops in a plan, to be sent to workers that have not imported their modules."""
+    return exported({op.target for entry in plan.entries.values() for op in entry.graph.ops})
+
+
 def exported(targets: Iterable[str]) -> dict[str, Exported]:
-    """Those of ``targets`` that are users' ops, to be sent to workers that have not imported their modules."""
+    """Those of ``targets`` that are users' ops."""
     found: dict[str, Exported] = {}
     for target in targets:
         family, spec = specs().get(target, ("", None))

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from superscaler.errors import UsageError, did_you_mean
+from superscaler.errors import ClusterError, UsageError, did_you_mean
 from superscaler.ir.plan import Plan
 from superscaler.runtime import restore
 from superscaler.runtime.arena import check_budget
@@ -81,6 +81,10 @@ def _sources(plan: Plan, model: nn.Module | None, weights: Weights | None) -> di
 def _crew(plan: Plan, backend: Backend, options: WorkerOptions) -> Crew:
     if backend == "inline":
         return InlineCrew(plan, options)
-    from superscaler.runtime.launch_ray import RayCrew
-
+    try:
+        from superscaler.runtime.launch_ray import RayCrew
+    except ModuleNotFoundError as e:
+        raise ClusterError(
+            f"backend='ray' needs {e.name}, which is not installed", hint="install it, or backend='inline'"
+        ) from e
     return RayCrew(plan, options)

@@ -27,6 +27,7 @@ from superscaler.errors import ClusterError, RunError, WorkerError
 from superscaler.ir.plan import Plan
 from superscaler.runtime.binding import program_of
 from superscaler.runtime.crew import Inputs
+from superscaler.runtime.custom import users_ops
 from superscaler.runtime.execution import task_name
 from superscaler.runtime.progress import Progress
 from superscaler.runtime.station import Outcome, Station, pack, unpack
@@ -137,14 +138,14 @@ class RayCrew:
         here = ray.get_runtime_context().get_node_id()
         self.processes = [psutil.Process(w.process) for w in where if w.node == here]
         port = self._all("serve", [(plan.workers, options.limit)], actors=self.actors[:1], limit=START)[0]
-        shared = ray.put(plan)
+        shared, ops = ray.put(plan), ray.put(users_ops(plan))
         calls: list[tuple[Any, ...]] = []
         for index, place in enumerate(where):
             there = sum(w.node == place.node for w in where)
             threads = max(1, place.cpus // there)
             mine = WorkerOptions("cuda" if gpus else "cpu", options.compile, options.memory, options.limit, threads)
             progress = self.progress.path if place.node == here else None
-            calls.append((shared, index, mine, where[0].host, port, progress))
+            calls.append((shared, ops, index, mine, where[0].host, port, progress))
         self._all("start", calls, limit=COMPILING if options.compile else START + options.limit)
         self.progress.unlink()
 

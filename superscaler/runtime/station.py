@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from superscaler.errors import SuperscalerError, WorkerError
 from superscaler.ir.plan import Plan
 from superscaler.ir.region import Region, Span
+from superscaler.runtime.custom import Exported, adopt
 from superscaler.runtime.distributed import CommunicationFailed, DistributedComm, connect, serve
 from superscaler.runtime.progress import Progress
 from superscaler.runtime.worker import Worker, WorkerOptions, make_worker
@@ -79,14 +80,29 @@ class Station:
         return self.store.port
 
     def start(
-        self, plan: Plan, index: int, options: WorkerOptions, host: str, port: int, progress: Path | None
+        self,
+        plan: Plan,
+        ops: Mapping[str, Exported],
+        index: int,
+        options: WorkerOptions,
+        host: str,
+        port: int,
+        progress: Path | None,
     ) -> Outcome:
-        """Become worker ``index`` of the plan."""
-        return self._safely(lambda: self._start(plan, index, options, host, port, progress))
+        """Become worker ``index`` of the plan; ``ops``: users' ops in it, which this process need not know."""
+        return self._safely(lambda: self._start(plan, ops, index, options, host, port, progress))
 
     def _start(
-        self, plan: Plan, index: int, options: WorkerOptions, host: str, port: int, progress: Path | None
+        self,
+        plan: Plan,
+        ops: Mapping[str, Exported],
+        index: int,
+        options: WorkerOptions,
+        host: str,
+        port: int,
+        progress: Path | None,
     ) -> None:
+        adopt(ops)
         device = torch.device(options.device)
         if options.compile:
             # A pool of compilers per worker would be more processes than there are cores, and outlive the worker.

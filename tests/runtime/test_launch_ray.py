@@ -16,8 +16,14 @@ import psutil
 import pytest
 import ray
 import small_plans as plans
+import torch
+from torch import Tensor, nn
 
+from superscaler.api import compile
 from superscaler.errors import ClusterError, InputError, RunError, WorkerError
+from superscaler.ir.cluster import Cluster
+from superscaler.plans import data_parallel
+from superscaler.runtime.custom import op
 from superscaler.runtime.launch import launch
 
 LEFT = ("raylet", "gcs_server", "ray::", "ray/dashboard", "log_monitor")
@@ -70,6 +76,32 @@ class TestWithinARayThatRuns:
             assert job.step(plans.batch()) == pytest.approx(expected[2], rel=1e-9)
             for name, gradient in job.gradients().items():
                 assert plans.close(gradient, reference.get_parameter(name).grad)
+
+    def test_workers_are_sent_the_users_own_ops(self) -> None:
+        """Their functions are of this test alone: no worker could import them."""
+        scale = 3.0
+
+        @op("b h -> b h", linear=[(0,)], name="tests::tripled")
+        def tripled(x: Tensor) -> Tensor:
+            return x * scale
+
+        @tripled.backward
+        def _(grad: Tensor, x: Tensor) -> Tensor:
+            return grad * scale
+
+        class Model(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.linear = nn.Linear(4, 4)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return tripled(self.linear(x)).square().mean()
+
+        torch.manual_seed(0)
+        model, x = Model(), torch.randn(4, 4)
+        plan = compile(model, (x,), cluster=Cluster.local(2), plan=data_parallel(2), evaluate=False)
+        with launch(plan, model) as job:
+            assert job.step(x) == pytest.approx(model(x).item(), rel=1e-6)
 
     def test_fewer_cpus_than_workers(self) -> None:
         with pytest.raises(ClusterError, match="the plan needs 6 workers, and Ray has 4 CPUs"):

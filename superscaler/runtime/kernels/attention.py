@@ -18,6 +18,7 @@ import torch
 from superscaler.errors import BackendUnavailable, UsageError
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+PREFILL_BLOCKS = 128, 64, 8  # queries and tokens of a program, and its warps
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def decode(query: torch.Tensor, cached: CachedKV, *, scale: float | None = None,
         query.contiguous(), cached.keys, cached.values, cached.lengths, parts, lse,
         dim**-0.5 if scale is None else scale, cached.heads, dim, cached.token_stride,
         GROUP=group, SPLITS=splits, BLOCK_M=_power_of_two(group, least=16), BLOCK_N=block_n, BLOCK_D=block_d,
-        PRECISE=_precise(cached.dtype),
+        PRECISE=_precise(cached.dtype), ALIGN=_alignment(cached), num_stages=_stages(cached),
     )  # fmt: skip
     programs.decode_combine[(batch * query_heads,)](
         parts, lse, out, dim, SPLITS=splits, BLOCK_S=_power_of_two(splits, least=1), BLOCK_D=block_d
@@ -77,7 +78,7 @@ def prefill(
     programs = _programs(query, cached)
     _, query_heads, dim = query.shape
     group = _group(query_heads, cached)
-    block_m, block_n = (64, 64) if dim <= 128 else (32, 32)
+    block_m, block_n, warps = PREFILL_BLOCKS if _small(cached) else (32, 32, 4)
     batch = cached.lengths.numel()
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     if not most or not batch:
@@ -86,7 +87,7 @@ def prefill(
         query.contiguous(), starts, cached.keys, cached.values, cached.lengths, out,
         dim**-0.5 if scale is None else scale, query_heads, dim, cached.token_stride,
         GROUP=group, BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_D=_power_of_two(dim, least=16),
-        PRECISE=_precise(cached.dtype),
+        PRECISE=_precise(cached.dtype), ALIGN=_alignment(cached), num_warps=warps, num_stages=_stages(cached),
     )  # fmt: skip
     return out
 
@@ -120,6 +121,22 @@ def _group(query_heads: int, cached: CachedKV) -> int:
 def _precise(dtype: torch.dtype) -> bool:
     # The interpreter's product of bfloat16 is wrong.
     return dtype == torch.float32 or interpreted()
+
+
+def _small(cached: CachedKV) -> bool:
+    """Whether a row is small enough for large blocks in the shared memory of any device."""
+    return cached.dim * cached.dtype.itemsize <= 256
+
+
+def _stages(cached: CachedKV) -> int:
+    """How many blocks are on their way from memory at a time."""
+    return 2 if _small(cached) else 1
+
+
+def _alignment(cached: CachedKV) -> int:
+    """Bytes of which the addresses of all rows are multiples (at most what one load reads)."""
+    size = cached.dtype.itemsize
+    return math.gcd(16, cached.dim * size, cached.token_stride * size)
 
 
 def _splits(programs: int, longest: int, block: int, device: torch.device) -> int:

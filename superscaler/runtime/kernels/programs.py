@@ -3,9 +3,12 @@
 Sequences are given by the addresses at which their keys and values begin, so there is no page table and no gather; a
 token's row is ``token_stride`` elements, a head's part of it ``dim``. Softmax is computed online in float32 (Milakov
 and Gimelshein, arXiv 1805.02867); decoding splits a sequence over programs and combines their parts by their
-log-sum-exp (Flash-Decoding). Queries, keys and values are of one dtype. Loops are ``while``: the interpreter cannot run
-ranges with run-time bounds.
+log-sum-exp (Flash-Decoding). Queries, keys and values are of one dtype. ``ALIGN``: bytes of which every row's address
+is a multiple; the compiler cannot know it of an address that it loads, and reads bytes one by one without.
 """
+
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
+# (The types that triton declares are not those that its compiler goes by.)
 
 from __future__ import annotations
 
@@ -29,13 +32,17 @@ def _attend(
     best: tl.tensor,
     total: tl.tensor,
     sums: tl.tensor,
+    MASKED: tl.constexpr,
     PRECISE: tl.constexpr,
 ):
     """One block of tokens: scores, then the running maximum, normaliser and weighted sum of values.
 
-    ``token`` [N]: the block's positions, below ``stop``. ``seen`` [M]: how many tokens each query row may see.
+    ``token`` [N]: the block's positions. If ``MASKED``, those from ``stop`` on do not exist, and query row i may see
+    the first ``seen[i]`` (``seen`` [M]); else all are there and seen by all.
     """
-    inside = (token[:, None] < stop) & (column[None, :] < dim)
+    inside = column[None, :] < dim
+    if MASKED:
+        inside = inside & (token[:, None] < stop)
     at = token[:, None].to(tl.int64) * stride + column[None, :]
     key = tl.load(keys + at, mask=inside, other=0.0)
     value = tl.load(values + at, mask=inside, other=0.0)
@@ -43,8 +50,9 @@ def _attend(
         key = key.to(tl.float32)
         value = value.to(tl.float32)
     scores = tl.dot(query, tl.trans(key), input_precision="ieee") * LOG2_E
-    visible = (token[None, :] < seen[:, None]) & (token[None, :] < stop)
-    scores = tl.where(visible, scores, float("-inf"))
+    if MASKED:
+        visible = (token[None, :] < seen[:, None]) & (token[None, :] < stop)
+        scores = tl.where(visible, scores, float("-inf"))
     highest = tl.maximum(best, tl.max(scores, 1))
     # A row that has seen nothing yet has no maximum: shift it by zero instead.
     shift = tl.where(highest == float("-inf"), 0.0, highest)
@@ -73,6 +81,7 @@ def decode_split(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
     PRECISE: tl.constexpr,
+    ALIGN: tl.constexpr,
 ):
     """One split of one sequence for the queries of one key-value head; grid (batch, heads, SPLITS)."""
     batch, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -80,23 +89,28 @@ def decode_split(
     length = tl.load(lengths + batch)
     # Each sequence is cut evenly by itself, whatever the others' lengths are.
     width = tl.cdiv(tl.cdiv(length, BLOCK_N), SPLITS) * BLOCK_N
-    token, stop = split * width, tl.minimum(split * width + width, length)
+    first, stop = split * width, tl.minimum(split * width + width, length)
     line = (batch * heads + head) * GROUP + row
     wanted = (row[:, None] < GROUP) & (column[None, :] < dim)
     query = tl.load(query_ptr + line[:, None] * dim + column[None, :], mask=wanted, other=0.0)
     query = (query.to(tl.float32) * scale).to(tl.float32 if PRECISE else query.dtype)
-    keys = tl.load(key_addresses + batch).to(query_ptr.dtype) + head * dim
-    values = tl.load(value_addresses + batch).to(query_ptr.dtype) + head * dim
+    keys = tl.multiple_of(tl.load(key_addresses + batch).to(query_ptr.dtype) + head * dim, ALIGN)
+    values = tl.multiple_of(tl.load(value_addresses + batch).to(query_ptr.dtype) + head * dim, ALIGN)
     best = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     sums = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     seen = tl.zeros([BLOCK_M], tl.int32) + length
-    while token < stop:
+    whole = first + tl.maximum(stop - first, 0) // BLOCK_N * BLOCK_N
+    for token in tl.range(first, whole, BLOCK_N):
         block = token + tl.arange(0, BLOCK_N)
         best, total, sums = _attend(
-            query, keys, values, block, seen, stop, token_stride, column, dim, best, total, sums, PRECISE
+            query, keys, values, block, seen, stop, token_stride, column, dim, best, total, sums, False, PRECISE
         )
-        token += BLOCK_N
+    if whole < stop:
+        block = whole + tl.arange(0, BLOCK_N)
+        best, total, sums = _attend(
+            query, keys, values, block, seen, stop, token_stride, column, dim, best, total, sums, True, PRECISE
+        )
     empty = total == 0.0
     at = line * SPLITS + split
     tl.store(part_ptr + at[:, None] * dim + column[None, :], sums / tl.where(empty, 1.0, total)[:, None], mask=wanted)
@@ -145,6 +159,7 @@ def prefill(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
     PRECISE: tl.constexpr,
+    ALIGN: tl.constexpr,
 ):
     """A block of one sequence's new tokens, which see the cached ones and each other's past; one query head.
 
@@ -161,30 +176,24 @@ def prefill(
     at = ((first + row[:, None]).to(tl.int64) * query_heads + head) * dim + column[None, :]
     query = tl.load(query_ptr + at, mask=wanted, other=0.0)
     query = (query.to(tl.float32) * scale).to(tl.float32 if PRECISE else query.dtype)
-    keys = tl.load(key_addresses + batch).to(query_ptr.dtype) + (head // GROUP) * dim
-    values = tl.load(value_addresses + batch).to(query_ptr.dtype) + (head // GROUP) * dim
+    keys = tl.multiple_of(tl.load(key_addresses + batch).to(query_ptr.dtype) + (head // GROUP) * dim, ALIGN)
+    values = tl.multiple_of(tl.load(value_addresses + batch).to(query_ptr.dtype) + (head // GROUP) * dim, ALIGN)
     best = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     sums = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     seen = length - count + row + 1
     stop = tl.minimum(length, length - count + block * BLOCK_M + BLOCK_M)
-    token = 0
-    while token < stop:
+    # What the first of these rows sees, all of them see.
+    whole = tl.minimum(stop, length - count + block * BLOCK_M + 1) // BLOCK_N * BLOCK_N
+    for token in tl.range(0, whole, BLOCK_N):
+        at_once = token + tl.arange(0, BLOCK_N)
         best, total, sums = _attend(
-            query,
-            keys,
-            values,
-            token + tl.arange(0, BLOCK_N),
-            seen,
-            stop,
-            token_stride,
-            column,
-            dim,
-            best,
-            total,
-            sums,
-            PRECISE,
+            query, keys, values, at_once, seen, stop, token_stride, column, dim, best, total, sums, False, PRECISE
         )
-        token += BLOCK_N
+    for token in tl.range(whole, stop, BLOCK_N):
+        at_once = token + tl.arange(0, BLOCK_N)
+        best, total, sums = _attend(
+            query, keys, values, at_once, seen, stop, token_stride, column, dim, best, total, sums, True, PRECISE
+        )
     out = sums / tl.where(total == 0.0, 1.0, total)[:, None]
     tl.store(out_ptr + at, out, mask=wanted)

@@ -11,20 +11,32 @@ import sys
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 from superscaler.runtime.kernels import programs
+from superscaler.runtime.kernels.attention import PREFILL_BLOCKS
 
 kind, capability, precise = sys.argv[1], int(sys.argv[2]), sys.argv[1] == "fp32"
 sizes = {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_D": 128, "GROUP": 4, "SPLITS": 8, "BLOCK_S": 8, "PRECISE": precise}
+sizes["ALIGN"] = 16
+options = {"num_stages": 1 if precise else 2}
 pointers = {"query_ptr": kind, "out_ptr": kind, "key_addresses": "i64", "value_addresses": "i64", "lengths": "i32"}
 pointers |= {"starts": "i32", "part_ptr": "fp32", "lse_ptr": "fp32"}
 for program in (programs.decode_split, programs.decode_combine, programs.prefill):
-    sizes["BLOCK_M"] = 64 if program is programs.prefill else 16
+    if program is programs.prefill:
+        sizes["BLOCK_M"], sizes["BLOCK_N"], options["num_warps"] = (32, 32, 4) if precise else PREFILL_BLOCKS
     constants = {name: sizes[name] for name in program.arg_names if name in sizes}
     signature = {}
     for name in program.arg_names:
         scalar = "fp32" if name == "scale" else "i32"
         signature[name] = "constexpr" if name in sizes else "*" + pointers[name] if name in pointers else scalar
-    made = compile(ASTSource(program, signature, constants), target=GPUTarget("cuda", capability, 32))
-    assert "mma" in made.asm["ptx"] or precise or program is programs.decode_combine
+    # As at run time, where addresses of tensors and these numbers are seen to be multiples of 16.
+    sixteen = [n for n, kind in signature.items() if kind[0] == "*" or n in ("dim", "token_stride")]
+    even = {(program.arg_names.index(n),): [["tt.divisibility", 16]] for n in sixteen}
+    source = ASTSource(program, signature, constants, even)
+    made = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    if program is not programs.decode_combine:
+        ptx = made.asm["ptx"]
+        assert precise or "mma" in ptx
+        assert "cp.async.cg.shared.global" in ptx or "ld.global.v4" in ptx, "keys are read 16 bytes at a time"
+        assert precise or "cp.async" in ptx, "blocks are on their way while others are worked on"
     print(program.__name__, made.metadata.shared)
 """
 
