@@ -1,4 +1,4 @@
-"""A machine with torch alone (a rented GPU, say): neither ray nor ortools is needed to compile, check and run inline."""
+"""A machine with torch alone (a rented GPU, say): neither ray nor ortools is needed to run a plan in one process."""
 
 from __future__ import annotations
 
