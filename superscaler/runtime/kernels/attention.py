@@ -92,6 +92,11 @@ def prefill(
     return out
 
 
+def takes(dtype: torch.dtype, dim: int, value_dim: int) -> bool:
+    """Whether the kernels can take queries and keys of ``dim`` elements of a dtype, and values of ``value_dim``."""
+    return dtype in _DTYPES and dim == value_dim <= 256
+
+
 def interpreted() -> bool:
     """Whether Triton's interpreter runs the kernels, on the CPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"
