@@ -98,7 +98,8 @@ class Execution:
         accesses = [self._access(item) for item in order]
         posted = [self.codes[item.block].posted for item in order]
         receives = [p and self.codes[item.block].block.kind == "recv" for p, item in zip(posted, order, strict=True)]
-        numbers = receiving_early(accesses, receives, posted, self.spans, ordered=self.context.comm.ordered)
+        communicates = [self.codes[item.block].waits for item in order]
+        numbers = receiving_early(accesses, receives, communicates, self.spans, ordered=self.context.comm.ordered)
         due = waits([accesses[n] for n in numbers], [posted[n] for n in numbers], self.spans)
         ready: list[Ready] = []
         for number, wait in zip(numbers, due, strict=False):

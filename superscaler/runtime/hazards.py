@@ -47,7 +47,7 @@ def waits(accesses: Sequence[Access], posted: Sequence[bool], spans: Mapping[int
 def receiving_early(
     accesses: Sequence[Access],
     receives: Sequence[bool],
-    posted: Sequence[bool],
+    communicates: Sequence[bool],
     spans: Mapping[int, Bytes],
     *,
     ordered: bool,
@@ -55,6 +55,7 @@ def receiving_early(
     """The items in the order in which to begin them: a receive is posted before the items that stand in front of it,
     so that what arrives finds its place ready, as far as none of them touches that place.
 
+    ``communicates``: items that communicate, in the background or not.
     ``ordered``: communications must keep their order among themselves. A receive that makes its own place, outside of
     the arena, keeps it in any case, so that memory is taken when the plan says.
     """
@@ -64,7 +65,7 @@ def receiving_early(
         if receives[number] and not access.reads:
             pending = _Pending(number, access, [spans[r] for r in access.writes if r in spans])
             stays = ordered or any(r not in spans for r in access.writes)
-            while place and not (stays and posted[order[place - 1]]):
+            while place and not (stays and communicates[order[place - 1]]):
                 if _touches(pending, accesses[order[place - 1]], spans):
                     break
                 place -= 1

@@ -52,7 +52,7 @@ def _write(w: Writer, i: int, step: Step) -> None:
         case Collect():
             _collect(w, i, step)
         case Commit():
-            if step.src not in w.alias:
+            if w.alias.get(step.src) != step.state:
                 w.out.line(f"{w.var(step.state, ())}.copy_({w.var(step.src, ())})")
         case Offload():
             _offload(w, step)

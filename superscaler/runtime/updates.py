@@ -6,10 +6,11 @@ their operand, and the op overwrites the copy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from superscaler.ir.program import Block, Call, Commit, Definition, Program, Row
+from superscaler.ir.program import Block, Call, Commit, Definition, Mask, Program, Row, Slice, Step
+from superscaler.runtime.body import VIEWS
 from superscaler.runtime.ops import INPLACE
 from superscaler.runtime.storage import reads, touched
 
@@ -23,10 +24,11 @@ class InPlace:
     state: Mapping[int, int]
 
 
-def in_place(program: Program, block: Block, number: int, definition: Definition) -> InPlace:
+def in_place(program: Program, block: Block, number: int, definitions: Sequence[Definition]) -> InPlace:
     """What of the call that is step ``number`` of a block can run in place."""
     call = block.steps[number]
     assert isinstance(call, Call)
+    definition = definitions[call.definition]
     commits = {s.src: (i, s.state) for i, s in enumerate(block.steps) if isinstance(s, Commit) and i > number}
     rows: list[tuple[int, tuple[int, ...]]] = []
     state: dict[int, int] = {}
@@ -37,6 +39,7 @@ def in_place(program: Program, block: Block, number: int, definition: Definition
             for k, value in found.items()
             if not _used_elsewhere(program, block, value)
             and not _read_between(block, number, commits[value][0], commits[value][1])
+            and not _seen_through_views(block, number, definitions, commits[value][1])
         }
         if kept:
             rows.append((row.outs[0], tuple(k for k in range(len(row.outs)) if k not in kept)))
@@ -57,7 +60,10 @@ def _row(
         operand = row.ins[overwrites[k]]
         if value not in commits or operand >= definition.inputs or call.ins[operand] != commits[value][1]:
             continue
-        if any(operand in other.ins for other in later) or row.ins.count(operand) > 1 or operand in definition.outs:
+        seen = _views(definition, {operand})
+        if any(seen & set(other.ins) for other in later) or row.ins.count(operand) > 1 or seen & set(definition.outs):
+            continue
+        if call.ins.count(call.ins[operand]) > 1 or (seen - {operand}) & set(row.ins):
             continue
         found[k] = value
     return found
@@ -70,3 +76,32 @@ def _used_elsewhere(program: Program, block: Block, value: int) -> bool:
 
 def _read_between(block: Block, start: int, stop: int, value: int) -> bool:
     return any(value in reads(step) for step in block.steps[start + 1 : stop])
+
+
+def _views(definition: Definition, seen: set[int]) -> set[int]:
+    """The locals of a definition that may share the storage of ``seen``, those included."""
+    found = set(seen)
+    for row in definition.rows:
+        if row.target in VIEWS and found & set(row.ins):
+            found |= set(row.outs)
+    return found
+
+
+def _seen_through_views(block: Block, number: int, definitions: Sequence[Definition], state: int) -> bool:
+    """Whether something that is read from step ``number`` on may be a view of a state, made before."""
+    seen = {state}
+    for step in block.steps[:number]:
+        seen |= _views_of(step, definitions, seen)
+    return any((seen - {state}) & set(reads(step)) for step in block.steps[number:])
+
+
+def _views_of(step: Step, definitions: Sequence[Definition], seen: set[int]) -> set[int]:
+    match step:
+        case Call():
+            definition = definitions[step.definition]
+            inside = _views(definition, {i for i, value in enumerate(step.ins) if value in seen})
+            return {value for value, local in zip(step.outs, definition.outs, strict=True) if local in inside}
+        case Slice() | Mask() if step.src in seen:
+            return {step.dst}
+        case _:
+            return set()

@@ -16,11 +16,13 @@ CALL = Call(0, 0, (0, 1, 2, 3, 4), (5, 6), "m")
 BOTH: tuple[Step, ...] = (CALL, Commit(5, 0), Commit(6, 4))
 
 
-def updated(*steps: Step, definition: Definition = SGD, program: Program | None = None) -> tuple[object, object]:
+def updated(
+    *steps: Step, definition: Definition = SGD, program: Program | None = None, others: tuple[Definition, ...] = ()
+) -> tuple[object, object]:
     block = Block("optimizer", "optimizer", "m", steps)
     values = tuple(Value(f"t{i}", Layout("m")) for i in range(9))
     base = program or Program((0,), values, (), (), (), {}, {}, {}, {})
-    found = in_place(replace(base, blocks=(block, *base.blocks)), block, steps.index(CALL), definition)
+    found = in_place(replace(base, blocks=(block, *base.blocks)), block, steps.index(CALL), (definition, *others))
     return found.rows, dict(found.state)
 
 
@@ -50,6 +52,27 @@ def test_rows_behind_it_that_read_the_operand_keep_it() -> None:
     assert updated(*BOTH, definition=Definition(5, (ROW, reader), (5, 6))) == (((5, (0,)),), {6: 4})
     before = Row(1, "aten.neg.default", ("$0",), (0,), (7,), ())
     assert updated(*BOTH, definition=Definition(5, (before, ROW), (5, 6))) == (((5, ()),), {5: 0, 6: 4})
+
+
+def test_views_of_the_operand_that_are_read_later_keep_it() -> None:
+    view = Row(1, "aten.permute.default", ("$0", (1, 0)), (0,), (7,), ())
+    reader = Row(2, "aten.neg.default", ("$0",), (7,), (8,), ())
+    assert updated(*BOTH, definition=Definition(5, (view, ROW, reader), (5, 6))) == (((5, (0,)),), {6: 4})
+    assert updated(*BOTH, definition=Definition(5, (view, reader, ROW), (5, 6))) == (((5, ()),), {5: 0, 6: 4})
+
+
+@pytest.mark.parametrize("made", [Slice(0, 7), Call(1, 0, (0,), (7,), "m")])
+def test_views_made_by_earlier_steps(made: Step) -> None:
+    view = Definition(1, (Row(1, "aten.permute.default", ("$0", (1, 0)), (0,), (1,), ()),), (1,))
+    assert updated(made, *BOTH, others=(view,)) == (((5, ()),), {5: 0, 6: 4})
+    assert updated(made, *BOTH, Slice(7, 8), others=(view,)) == (((5, (0,)),), {6: 4})
+
+
+def test_an_operand_given_twice_is_kept() -> None:
+    twice = Call(0, 0, (0, 0, 2, 3, 4), (5, 6), "m")
+    block = Block("optimizer", "optimizer", "m", (twice, Commit(5, 0), Commit(6, 4)))
+    program = Program((0,), tuple(Value(f"t{i}", Layout("m")) for i in range(9)), (block,), (), (), {}, {}, {}, {})
+    assert in_place(program, block, 0, (SGD,)).rows == ((5, (0,)),)
 
 
 def test_results_that_others_need_too() -> None:
