@@ -19,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -523,6 +524,9 @@ class PlainMemory:
     def view(self, offset: int, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         size = math.prod(shape) * dtype.itemsize
         return self.bytes[offset : offset + size].view(dtype).view(tuple(shape))
+
+    def allocating(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def populate(self) -> None:
         self.bytes.zero_()

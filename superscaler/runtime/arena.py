@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,12 +17,14 @@ from superscaler.ir.plan import Entry, Plan, StateTensor
 from superscaler.ir.region import Region
 from superscaler.runtime.binding import Binding, program_of
 from superscaler.runtime.memory import Arena, Pool, VTensor
+from superscaler.runtime.memory.mempool import open_memory_pool
 from superscaler.runtime.ops import DTYPES
 
 ALIGNMENT = 64
 CHUNK = 2 << 20
 SMALL_CHUNK = 64 << 10  # on a host, for caches, and for less than LARGE: large chunks would be mostly padding
 LARGE = 64 << 20
+SEGMENTS = (2 + 20) << 20  # on a GPU: torch's allocator takes memory for small and for larger tensors in these pieces
 
 
 class Storage(Protocol):
@@ -62,8 +65,9 @@ def need_of(plan: Plan, worker: int, device: torch.device) -> Need:
     arena = max((p.arena for p in programs), default=0)
     workspace = max((p.peak - p.arena - state - sum(caches) for p in programs), default=0)
     inputs = max((_inputs(plan, entry, worker) for entry in plan.entries.values()), default=0)
-    chunk = SMALL_CHUNK if device.type == "cpu" and (caches or state + arena < LARGE) else CHUNK
-    return Need(state, arena, caches, chunk, max(workspace, 0) + inputs)
+    on_host = device.type == "cpu"
+    chunk = SMALL_CHUNK if on_host and (caches or state + arena < LARGE) else CHUNK
+    return Need(state, arena, caches, chunk, max(workspace, 0) + inputs + (0 if on_host else SEGMENTS))
 
 
 def check_budget(plan: Plan, memory: int, device: torch.device) -> None:
@@ -135,18 +139,25 @@ class Cache:
 
 class WorkerMemory:
     """The pool of one worker, with its state, its caches, and its arena: the values that outlive a task, at the plan's
-    offsets.
+    offsets. On a GPU also with what ops allocate: see :meth:`allocating`.
 
-    ``budget``: bytes that the worker may use in all; without one, the pool has what the plan needs and no more. Raises
-    :class:`OutOfMemory` where the machine has less.
+    ``budget``: bytes that the worker may use in all; without one, the pool has what the plan needs and no more (on a
+    GPU: what the device has). Raises :class:`OutOfMemory` where the machine has less.
     """
 
     def __init__(self, plan: Plan, worker: int, device: torch.device, budget: int | None = None) -> None:
-        self.need = need = need_of(plan, worker, device)
-        room = need.pool if budget is None else max(need.pool, budget - need.beside)
-        backend = "host" if device.type == "cpu" else "cuda"
-        self.pool = Pool(backend, room, need.chunk, name=f"worker {worker}")
+        self.need = need_of(plan, worker, device)
+        self.device = device
+        self._activations: Any = None
+        if device.type == "cpu":
+            room = self.need.pool if budget is None else max(self.need.pool, budget - self.need.beside)
+            self.pool = Pool("host", room, self.need.chunk, name=f"worker {worker}")
+        else:
+            room = torch.cuda.mem_get_info(device)[0] if budget is None else budget
+            self.pool = Pool("cuda", room, self.need.chunk, name=f"worker {worker}")
         try:
+            if device.type != "cpu":
+                self._activations = open_memory_pool(self.pool)
             self._allocate(plan, worker)
         except BaseException:
             self.pool.close()
@@ -172,6 +183,10 @@ class WorkerMemory:
         self.arena.acquire(offset, prod(shape) * dtype.itemsize)
         return self.arena.view(offset, shape, dtype)
 
+    def allocating(self) -> AbstractContextManager[None]:
+        """While this is entered, torch's allocator takes its memory on the GPU from the pool: one budget for all."""
+        return nullcontext() if self._activations is None else torch.cuda.use_mem_pool(self._activations, self.device)
+
     def populate(self) -> None:
         """Have all of it backed by memory now, in huge pages where there are any: no page fault slows a step."""
         if self.need.state + self.need.arena >= LARGE:
@@ -181,4 +196,6 @@ class WorkerMemory:
     def close(self) -> None:
         """Give everything back; tensors that are still held meet the guard."""
         self.state.clear()
+        # torch gives back what it has kept for later, while there is somebody to take it.
+        self._activations = None
         self.pool.close()

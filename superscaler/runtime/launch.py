@@ -55,7 +55,7 @@ def launch(
     needs = [t.name for t in copied(plan) if t.name not in sources]
     if needs and init_seed is None and not isinstance(weights, str | Path):
         raise UsageError(f"{needs[0]!r} has no initial content", hint="give the model, weights= or init_seed=")
-    options = WorkerOptions("cuda" if torch.cuda.is_available() else "cpu", compile, memory, timeout)
+    options = WorkerOptions("cuda:0" if torch.cuda.is_available() else "cpu", compile, memory, timeout)
     if memory is not None:
         check_budget(plan, memory, torch.device(options.device))
     crew = _crew(plan, backend, options)

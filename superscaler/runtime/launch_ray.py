@@ -143,7 +143,7 @@ class RayCrew:
         for index, place in enumerate(where):
             there = sum(w.node == place.node for w in where)
             threads = max(1, place.cpus // there)
-            mine = WorkerOptions("cuda" if gpus else "cpu", options.compile, options.memory, options.limit, threads)
+            mine = WorkerOptions("cuda:0" if gpus else "cpu", options.compile, options.memory, options.limit, threads)
             progress = self.progress.path if place.node == here else None
             calls.append((shared, ops, index, mine, where[0].host, port, progress))
         self._all("start", calls, limit=COMPILING if options.compile else START + options.limit)

@@ -5,7 +5,8 @@ The methods are what a job asks of a worker, in this process or in another: thei
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
@@ -13,14 +14,14 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from superscaler.errors import SuperscalerError, WorkerError
+from superscaler.errors import OutOfMemory, SuperscalerError, WorkerError
 from superscaler.ir.plan import Plan
 from superscaler.ir.region import Region
 from superscaler.runtime.arena import WorkerMemory
 from superscaler.runtime.binding import program_of
 from superscaler.runtime.comm import Comm, Handle
 from superscaler.runtime.compiling import compiled, plain
-from superscaler.runtime.execution import Execution, Numbers
+from superscaler.runtime.execution import Execution, Numbers, Run
 from superscaler.runtime.files import read_region
 from superscaler.runtime.measuring import peak
 from superscaler.runtime.ops import set_device
@@ -34,7 +35,7 @@ Parts = list[tuple[Region, Tensor]]
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """How workers run. ``device``: "cpu", or "cuda" for a GPU. ``limit``: seconds that one wait may take.
+    """How workers run. ``device``: "cpu", or "cuda:0" for a GPU. ``limit``: seconds that one wait may take.
 
     ``threads``: of each worker's ops; None leaves them as they are.
     """
@@ -76,7 +77,8 @@ class Worker:
         }
         storage.populate()
         if isinstance(comm, Rehearsal) and not storage.caches:
-            comm.run(self.entries.values())
+            with storage.allocating():
+                comm.run(self.entries.values())
         for tensor in storage.regions:
             if tensor.name in self.state:
                 self.state[tensor.name].fill_(0.0 if isinstance(tensor.init, str) else tensor.init)
@@ -109,14 +111,23 @@ class Worker:
         try:
             if self.storage.caches:
                 self._fill(execution, inputs)
+            run = inside(self.storage.allocating, execution.run(inputs, seed))
             if not self.measuring:
-                yield from execution.run(inputs, seed)
+                yield from run
                 return
             with peak(self.device) as found:
-                yield from execution.run(inputs, seed)
+                yield from run
             self.workspace = found.bytes
         except SuperscalerError:
             raise
+        except torch.OutOfMemoryError as e:
+            room = self.storage.pool.budget
+            raise OutOfMemory(
+                f"worker {self.index} ran out of memory in {execution.task()}",
+                f"of {room:,} bytes {self.storage.pool.stats().mapped:,} are mapped",
+                str(e).partition("\n")[0],
+                hint="more memory for each worker; more micro-batches or recompute need less",
+            ) from e
         except Exception as e:
             raise WorkerError(f"worker {self.index} failed in {execution.task()}", f"{type(e).__name__}: {e}") from e
 
@@ -212,6 +223,16 @@ class Worker:
         """Give all memory back to the system."""
         self.entries.clear()
         self.storage.close()
+
+
+def inside(context: Callable[[], AbstractContextManager[None]], run: Run) -> Run:
+    """The same run, within a context; not while it waits, when other workers of this process may be in theirs."""
+    while True:
+        with context():
+            handle = next(run, None)
+        if handle is None:
+            return
+        yield handle
 
 
 def make_worker(plan: Plan, index: int, comm: Comm, options: WorkerOptions) -> Worker:

@@ -214,9 +214,13 @@ class CudaBackend:
 
     def _unmap_places(self, places: Iterable[int]) -> None:
         """Unmap chunks, neighbours with one call."""
-        for first, count in runs_of(place // self.chunk for place in places if place in self._mapped):
-            self.driver.unmap(first * self.chunk, count * self.chunk)
-            for place in range(first * self.chunk, (first + count) * self.chunk, self.chunk):
+        mapped = sorted(place for place in places if place in self._mapped)
+        # A range begins at a multiple of the device's granularity, which need not be one of the chunk.
+        offset = mapped[0] % self.chunk if mapped else 0
+        for first, count in runs_of((place - offset) // self.chunk for place in mapped):
+            start, size = first * self.chunk + offset, count * self.chunk
+            self.driver.unmap(start, size)
+            for place in self._places(start, size):
                 del self._mapped[place]
 
     def _map_guard(self, address: int, size: int) -> None:

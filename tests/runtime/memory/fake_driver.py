@@ -15,6 +15,7 @@ from superscaler.runtime.memory.mappings import MappingMeter
 from superscaler.runtime.memory.syscalls import LinuxMemory
 
 GRANULARITY = 1 << 16
+SPACING = 4 << 20  # bytes of the file between two handles: the largest chunk
 PROT_NONE, READ, READ_WRITE = 0, 1, 3
 SHARED_FIXED, EMPTY, EMPTY_FIXED = 0x11, 0x4022, 0x4032
 
@@ -63,7 +64,7 @@ class FakeDriver:
             raise DriverError(12, "out of memory")
         handle, self._next = self._next, self._next + 1
         self._sizes[handle] = size
-        os.pwrite(self._fd, b"\xab" * size, handle * GRANULARITY * 16)
+        os.pwrite(self._fd, b"\xab" * size, handle * SPACING)
         return handle
 
     def release(self, handle: int) -> None:
@@ -76,14 +77,14 @@ class FakeDriver:
     def _collect(self, handle: int) -> None:
         # As with the real one: memory lives until it is both released and unmapped everywhere.
         if handle in self._released and handle not in self.mapped.values():
-            self._linux.punch_hole(self._fd, handle * GRANULARITY * 16, self._sizes.pop(handle))
+            self._linux.punch_hole(self._fd, handle * SPACING, self._sizes.pop(handle))
 
     def map(self, address: int, size: int, handle: int) -> None:
         self._count("map", size)
         assert size == self._sizes[handle], "a handle is mapped whole"
         assert address not in self.mapped, "something is mapped there"
         assert any(base <= address and address + size <= base + width for base, width in self.ranges.items())
-        self._linux.mmap(address, size, PROT_NONE, SHARED_FIXED, self._fd, handle * GRANULARITY * 16)
+        self._linux.mmap(address, size, PROT_NONE, SHARED_FIXED, self._fd, handle * SPACING)
         self.mapped[address] = handle
         self.access[address] = PROT_NONE
 

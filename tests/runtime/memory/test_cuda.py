@@ -126,3 +126,25 @@ def test_on_a_real_device():
         assert torch.equal(x[1:], y[1:])
         a.free()
         assert pool.stats().physical == 10 << 20 or pool.stats().physical == 8 << 20
+
+
+@pytest.mark.parametrize("guard", ["trap", "zero"])
+def test_ranges_need_not_begin_at_a_multiple_of_the_chunk(guard):
+    """The driver aligns them to its granularity; chunks may be larger."""
+    driver = FakeDriver()
+    chunk = 5 * GRANULARITY
+    with Pool(CudaBackend(chunk, guard, driver=driver), budget=64 * chunk) as pool:
+        ranges = [pool.reserve(16 * chunk) for _ in range(6)]
+        assert any(a.address % chunk for a in ranges)
+        for a in ranges:
+            a.extend(6 * chunk)
+            a.tensor((6 * chunk,), torch.uint8).fill_(1)
+            b = pool.reserve(16 * chunk)
+            b.share(a, 4 * chunk)
+            b.writable(chunk, 3 * chunk)
+            b.tensor((4 * chunk,), torch.uint8)[chunk : 2 * chunk].fill_(2)
+            assert a.tensor((6 * chunk,), torch.uint8).all()
+            b.free()
+            a.trim(2 * chunk)
+            assert a.tensor((2 * chunk,), torch.uint8).sum() == 2 * chunk
+    assert driver.live in (0, chunk)
