@@ -3,6 +3,7 @@
 Shoeybi et al. 2019 (tensor), Narayanan et al. 2021 (pipeline), Korthikanti et al. 2022 (sequence).
 """
 
+from superscaler.plans.placement import pipeline_stages, placement_for, stages_per_device
 from superscaler.plans.planner import Planner, PlanScript
 
 
@@ -13,15 +14,22 @@ def megatron(
     microbatches: int = 1,
     sequence: bool = True,
     schedule: str = "1f1b",
+    placement: str = "",
+    chunks: int = 0,
 ) -> PlanScript:
-    """``data`` × ``tensor`` devices per stage, ``pipeline`` stages. ``sequence``: split the residual stream as well."""
+    """``data`` × ``tensor`` devices in each of ``pipeline`` groups. ``sequence``: split the residual stream as well.
+
+    ``placement`` of the stages on the groups: by default the one that ``schedule`` is for (``zb_v``: two stages per
+    group, in a V); ``chunks``: stages per group if interleaved. See :func:`superscaler.plans.pipeline`.
+    """
+    where = placement_for(schedule, placement)
+    stages_per_device(where, chunks)
 
     def plan(p: Planner) -> None:
         p.split_batch(data, axis="data")
-        p.microbatches(microbatches)
         p.axis("tensor", tensor)
-        for stage, devices in zip(p.stages(pipeline), p.cluster.take(data * tensor * pipeline, pipeline), strict=True):
-            p.assign(stage, devices, axes=("data", "tensor"))
+        groups = p.cluster.take(data * tensor * pipeline, pipeline)
+        pipeline_stages(p, groups, microbatches, where, chunks=chunks, axes=("data", "tensor"))
         if tensor > 1:
             tensor_parallel(p, tensor, sequence)
         p.order(schedule)

@@ -16,7 +16,6 @@ from superscaler.ir.rules import rule_for
 from superscaler.ir.rules.rule import Split, dim_of
 from superscaler.scheduler.constructive import schedules
 from superscaler.scheduler.cost import operations
-from superscaler.scheduler.tasks import SPLITS_WEIGHT
 from superscaler.transforms.blocks import layer_of
 from superscaler.transforms.cut import cut
 from superscaler.transforms.place import MICRO, Directives, StageSpec
@@ -379,7 +378,8 @@ class Planner:
         """What the plan said, in the form that placing takes. Raises :class:`PlanError` for what does not add up."""
         said = Directives([], microbatches=self._microbatches, order=self._order)
         said.recompute = frozenset(self._recompute)
-        said.split_weight = self._order in SPLITS_WEIGHT and not self._turns
+        apart = self._order == "solve" or schedules()[self._order].weight_apart
+        said.split_weight = apart and not self._turns
         self._factor()
         for stage in self._stages:
             said.stages.append(self._stage_spec(stage))

@@ -92,6 +92,14 @@ def solve_pipeline(
     return PipelineTimetable(problem, course, certificate)
 
 
+def solve_flow(
+    flow: Flow, *, seed: int = 0, effort: float = EFFORT, time_limit: float | None = None
+) -> tuple[Starts, bool]:
+    """The starts of the best schedule found for ``flow``, and whether ``time_limit`` seconds cut the search."""
+    search = _Search(flow, Budget(effort, seed, None if time_limit is None else monotonic() + time_limit))
+    return search.run().expand(), search.budget.blown
+
+
 def named_pipeline(problem: PipelineProblem, name: str) -> PipelineTimetable:
     """``problem`` under the schedule ``name``; its certificate says how far from the bound that is.
 

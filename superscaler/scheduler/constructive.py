@@ -52,6 +52,16 @@ class Shape:
             return self.devices - 1 - stage
         return stage % self.devices
 
+    @staticmethod
+    def of(where: Sequence[int], microbatches: int, passes: int = 1) -> Shape | None:
+        """The shape of a pipeline whose stage s lies on device ``where[s]``, devices numbered as they come, or None."""
+        stages, devices = len(where), len(set(where))
+        for placement in ("linear", "v", "interleaved"):
+            shape = Shape(stages, devices, microbatches, placement, passes)
+            if _regular(shape) and [shape.device(s) for s in range(stages)] == list(where):
+                return shape
+        return None
+
     def stages_of(self, device: int) -> list[int]:
         """The stages of ``device``, in order."""
         return [stage for stage in range(self.stages) if self.device(stage) == device]
@@ -62,14 +72,24 @@ class Shape:
         return (*(f"forward{i}" for i in range(1, self.passes)), "forward", "backward", "weight")
 
 
+def _regular(shape: Shape) -> bool:
+    """Whether the numbers of stages and devices go with the placement."""
+    wanted = {"linear": shape.devices, "v": 2 * shape.devices, "bidirectional": shape.devices}
+    return shape.stages == wanted.get(shape.placement, shape.stages)
+
+
 @dataclass(frozen=True, slots=True)
 class NamedSchedule:
-    """A registered schedule: its name, where its stages may lie, the passes it needs, and its orders."""
+    """A registered schedule: its name, where its stages may lie, the passes it needs, and its orders.
+
+    ``weight_apart``: whether weight gradients have places of their own, rather than right after their input gradients.
+    """
 
     name: str
     placements: tuple[str, ...]
     passes: int
     build: Callable[[Shape], Orders]
+    weight_apart: bool = True
 
     @property
     def doc(self) -> str:
@@ -81,12 +101,15 @@ _REGISTRY: dict[str, NamedSchedule] = {}
 
 
 def named(
-    name: str, *, placements: Sequence[str] = ("linear",), passes: int = 1
+    name: str, *, placements: Sequence[str] = ("linear",), passes: int = 1, weight_apart: bool = True
 ) -> Callable[[Callable[[Shape], Orders]], Callable[[Shape], Orders]]:
-    """Register a schedule under ``name``; ``placements[0]`` is the one it is used with unless told otherwise."""
+    """Register a schedule under ``name``; ``placements[0]`` is the one it is used with unless told otherwise.
+
+    ``weight_apart=False``: its weight gradients come right after their input gradients, and may be one task with them.
+    """
 
     def register(build: Callable[[Shape], Orders]) -> Callable[[Shape], Orders]:
-        _REGISTRY[name] = NamedSchedule(name, tuple(placements), passes, build)
+        _REGISTRY[name] = NamedSchedule(name, tuple(placements), passes, build, weight_apart)
         return build
 
     return register
@@ -113,10 +136,11 @@ def orders(name: str, shape: Shape) -> Orders:
             f"schedule {name!r} does not go with placement {shape.placement!r}",
             hint=f"placement {' or '.join(schedule.placements)}",
         )
-    if shape.passes != schedule.passes:
+    if (shape.passes > 1) != (schedule.passes > 1):
+        several = "several forwards" if schedule.passes > 1 else "one forward"
         raise UsageError(
-            f"schedule {name!r} is for {schedule.passes} forward(s) per micro-batch, not {shape.passes}",
-            hint="3f1b" if shape.passes == 3 else "another schedule",
+            f"schedule {name!r} is for {several} per micro-batch, not {shape.passes}",
+            hint="3f1b" if shape.passes > 1 else "another schedule",
         )
     result = schedule.build(shape)
     check(shape, result)

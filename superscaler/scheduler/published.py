@@ -20,7 +20,7 @@ from superscaler.scheduler.unroll import unroll
 _KINDS = ("forward", "backward", "weight")
 
 
-@named("gpipe", placements=("linear", "interleaved", "v"))
+@named("gpipe", placements=("linear", "interleaved", "v"), weight_apart=False)
 def gpipe(shape: Shape) -> Orders:
     """All forwards, then all backwards (Huang et al. 2019)."""
     result: Orders = []
@@ -31,7 +31,7 @@ def gpipe(shape: Shape) -> Orders:
     return result
 
 
-@named("1f1b")
+@named("1f1b", weight_apart=False)
 def one_forward_one_backward(shape: Shape) -> Orders:
     """After P-d forwards on device d, a backward after each forward (Narayanan et al. 2019, PipeDream-Flush)."""
     result: Orders = []
@@ -46,7 +46,7 @@ def one_forward_one_backward(shape: Shape) -> Orders:
     return result
 
 
-@named("interleaved_1f1b", placements=("interleaved",))
+@named("interleaved_1f1b", placements=("interleaved",), weight_apart=False)
 def interleaved(shape: Shape) -> Orders:
     """1F1B over several stages per device, P micro-batches of each by turns (Narayanan et al. 2021, Megatron-LM)."""
     devices, chunks = shape.devices, shape.stages // shape.devices
@@ -70,13 +70,24 @@ def interleaved(shape: Shape) -> Orders:
     return result
 
 
-@named("chimera", placements=("bidirectional",))
+@named("chimera", placements=("bidirectional",), weight_apart=False)
 def chimera(shape: Shape) -> Orders:
-    """Half of the micro-batches from either end, each stage on two devices (Li & Hoefler 2021)."""
-    return _listed(shape, in_flight=max(1, shape.devices // 2))
+    """Half of the micro-batches from either end, each stage on two devices (Li & Hoefler 2021).
+
+    Devices d and P-1-d do the same at the same time, in either direction, so a pair of them is as one device of a V.
+    """
+    if shape.devices % 2 or shape.microbatches % 2:
+        raise ScheduleError(
+            f"chimera takes even numbers: not {shape.devices} devices and {shape.microbatches} micro-batches",
+            hint="even ones, or order='solve'",
+        )
+    half = shape.microbatches // 2
+    pairs = _listed(Shape(shape.stages, shape.devices // 2, half, "v"), in_flight=shape.devices // 2)
+    turns = [pairs[min(d, shape.devices - 1 - d)] for d in range(shape.devices)]
+    return [[(kind, s, j if s == d else j + half) for kind, s, j in steps] for d, steps in enumerate(turns)]
 
 
-@named("3f1b", passes=3)
+@named("3f1b", passes=3, weight_apart=False)
 def three_forward_one_backward(shape: Shape) -> Orders:
     """Three forwards of which the last keeps its activations, then one backward (AlphaFold2's recycling)."""
     return _listed(shape, in_flight=shape.devices * shape.passes)
@@ -194,7 +205,7 @@ def _from_pattern(shape: Shape, capacity: int) -> Orders:
 
 
 def _listed(shape: Shape, in_flight: int) -> Orders:
-    """First come first served, whole backwards first; ``in_flight`` micro-batches of either direction at most."""
+    """First come first served, whole backwards first; ``in_flight`` micro-batches at most."""
     jobs: list[Job] = []
     index: dict[Step, int] = {}
     edges: list[tuple[int, int, int]] = []
@@ -206,9 +217,8 @@ def _listed(shape: Shape, in_flight: int) -> Orders:
                 jobs.append(Job(device, kind, stage, j, 1, ((device, "compute"),)))
         edges += [(index[a], index[b], 0) for a, b in dependencies(shape, j)]
     first, last = shape.kinds[0], ("backward", 0)
-    half = -(-shape.microbatches // 2) if shape.placement == "bidirectional" else shape.microbatches
-    for group in (range(half), range(half, shape.microbatches)):
-        edges += [(index[(*last, j)], index[first, 0, j + in_flight], 0) for j in group if j + in_flight in group]
+    late = range(shape.microbatches - in_flight)
+    edges += [(index[(*last, j)], index[first, 0, j + in_flight], 0) for j in late]
     urgency = {kind: place for place, kind in enumerate(("weight", "backward", *_most_urgent(shape)))}
     starts = list_schedule(
         Problem(tuple(jobs), tuple(edges), (None,) * shape.devices),

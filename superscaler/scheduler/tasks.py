@@ -1,327 +1,189 @@
-"""From lowered blocks to a Schedule: their costs, their dependencies, their order on every lane."""
+"""From lowered blocks to a Schedule: the named order, or the best that is found, with its certificate."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from time import monotonic
 
-from superscaler.errors import PlanError, ScheduleError
+from superscaler.errors import ScheduleError
+from superscaler.ir import plan
 from superscaler.ir.cluster import Cluster
-from superscaler.ir.plan import Certificate
-from superscaler.ir.program import Collective, Commit, Recv, Send
+from superscaler.ir.program import Recv, Send
 from superscaler.ir.schedule import Schedule, Slot
-from superscaler.scheduler import constructive
-from superscaler.scheduler.bounds import closed_form, heads_and_tails
-from superscaler.scheduler.cost import held_bytes, move_seconds, op_seconds, slowest
+from superscaler.scheduler.bounds import Bound, closed_form
+from superscaler.scheduler.certified import solve_flow
+from superscaler.scheduler.entry_problem import EntryProblem, entry_problem
 from superscaler.scheduler.listing import list_schedule
-from superscaler.scheduler.problem import Job, Problem, makespan, topological_order
+from superscaler.scheduler.problem import Certificate, Problem, makespan
 from superscaler.scheduler.profile import Profile
 from superscaler.scheduler.solve import solve
-from superscaler.transforms.blocks import Body, Compute, Key, Lowered
-from superscaler.transforms.usage import reads, writes
+from superscaler.scheduler.stage_flow import StageFlow, orders_of, stage_flow
+from superscaler.scheduler.stage_orders import fitting, lane_orders, starts_under, weave
+from superscaler.transforms.blocks import Lowered
 
-MICROBATCHED = ("forward", "backward", "weight", "recompute")
-SPLITS_WEIGHT = frozenset({"solve", "zb_h1", "zb_v", "v_half", "v_min", "dualpipe_v"})
-"""Schedules that place weight gradients as tasks of their own."""
+Starts = tuple[int, ...]
 
-
-@dataclass
-class _Tasks:
-    """The scheduling problem of a lowered entry, with its way back to blocks."""
-
-    lowered: Lowered
-    keys: list[Key]
-    jobs: list[Job] = field(default_factory=list)
-    at: list[tuple[list[int], int]] = field(default_factory=list)  # (blocks, micro-batch) of each job
-    edges: list[tuple[int, int, int]] = field(default_factory=list)
-    classes: dict[str, list[int]] = field(default_factory=dict)  # mesh -> device classes
+_EFFORT = 1.0
+"""Deterministic seconds for the pipeline inside an entry."""
+_EXACT_JOBS = 3000
+"""Up to so many jobs the whole entry goes to the exact solver."""
 
 
 def schedule(
-    lowered: Lowered, cluster: Cluster, *, time_limit: float | None = None, profile: Profile | None = None
+    lowered: Lowered,
+    cluster: Cluster,
+    *,
+    time_limit: float | None = None,
+    profile: Profile | None = None,
+    memory: Mapping[int, int] | None = None,
 ) -> Schedule:
     """When each block runs. The order is the TaskGraph's: a named schedule, or "solve". ``profile``: measured costs.
 
-    Raises :class:`PlanError` if the blocks depend on each other in a cycle (stages that go back and forth).
+    ``memory``: bytes that the arena of a device may have, by device; only "solve" heeds it. Raises :class:`PlanError`
+    if the blocks depend on each other in a cycle, or if the named schedule does not go with where the stages lie;
+    :class:`InfeasiblePlan` if "solve" finds no schedule within ``memory``.
     """
-    tasks = _build(lowered, cluster if profile is None else profile.applied(cluster), profile)
-    problem = Problem(tuple(tasks.jobs), tuple(tasks.edges), (None,) * _classes(tasks))
-    name = lowered.tasks.order
-    baseline_name = "1f1b" if name == "solve" else name
-    woven = _woven(tasks)
-    if woven:
-        starts, baseline_name = list_schedule(problem, _weave(problem)), "woven 1f1b"
+    entry = entry_problem(lowered, cluster if profile is None else profile.applied(cluster), profile)
+    order, seed = lowered.tasks.order, lowered.tasks.seed
+    if order == "solve":
+        starts, certificate = _solved(entry, _by_class(entry, memory or {}), seed, time_limit)
     else:
-        starts = list_schedule(problem, _orders(tasks, baseline_name))
-    if name == "solve":
-        table = solve(problem, seed=lowered.tasks.seed, time_limit=time_limit, hint=starts)
-        baseline, found, starts = makespan(problem, starts), table.certificate, table.starts
-        certificate = Certificate(
-            found.status, found.makespan, found.bound, found.gap, baseline, baseline_name,
-            found.binding, found.seed, found.seconds,
-        )  # fmt: skip
-    else:
-        certificate = _certify(problem, starts, baseline_name, lowered.tasks.seed)
+        problem = entry.problem()
+        starts, name = starts_under(entry, problem, order)
+        certificate = _certificate(problem, starts, name, _bound(problem, stage_flow(entry), {}), seed)
     slots = [
         Slot(block, j, start, start + job.duration)
-        for (blocks, j), job, start in zip(tasks.at, tasks.jobs, starts, strict=True)
+        for (blocks, j), job, start in zip(entry.at, entry.jobs, starts, strict=True)
         for block in blocks
     ]
-    slots = _with_their_sends(tasks, slots)
+    slots = _with_their_sends(entry, slots)
     return Schedule(tuple(sorted(slots, key=lambda s: (s.start, s.end, s.block))), certificate)
 
 
-def _woven(tasks: _Tasks) -> bool:
-    """Whether a device takes part in several stages: no published order says in which turn."""
-    stages = [tuple(tasks.classes[mesh]) for mesh in dict.fromkeys(tasks.lowered.tasks.stages)]
-    members = [c for found in stages for c in found]
-    return len(members) != len(set(members)) and tasks.lowered.tasks.microbatches > 1
+def _by_class(entry: EntryProblem, memory: Mapping[int, int]) -> dict[int, int]:
+    """The least memory of the devices of each class that has any limit."""
+    found: dict[int, int] = {}
+    for mesh, classes in entry.classes.items():
+        limits = [memory[d] for d in entry.lowered.tasks.space.mesh(mesh).devices if d in memory]
+        if limits and len(classes) == 1:
+            found[classes[0]] = min(limits)
+    return found
 
 
-def _weave(problem: Problem) -> list[float]:
-    """Priorities for stages that share devices: what frees memory goes first, then earlier micro-batches.
-
-    A forward counts as late as the micro-batches that may be in flight before it, so that as many are as a 1F1B
-    pipeline holds.
-    """
-    heads, _ = heads_and_tails(problem)
-    depth = max(job.stage for job in problem.jobs) + 1
-    order = {"backward": 0, "weight": 0}
-    longest = max(heads) + 1
-    return [
-        (job.microbatch - (depth if job.kind in order else 0)) * longest + heads[i]
-        for i, job in enumerate(problem.jobs)
-    ]
+# --- solving ---------------------------------------------------------------------------------------------------------
 
 
-def _with_their_sends(tasks: _Tasks, slots: list[Slot]) -> list[Slot]:
+def _solved(
+    entry: EntryProblem, memory: dict[int, int], seed: int, time_limit: float | None
+) -> tuple[Starts, plan.Certificate]:
+    """The best of all that is known and of what the solvers find."""
+    began = monotonic()
+    problem = entry.problem(memory)
+    inside = stage_flow(entry)
+    bound = _bound(problem, inside, memory)
+    known = _known(entry, problem)
+    blown = False
+    if inside is not None and not _reached(problem, known, bound):
+        blown = _from_pipeline(inside, problem, memory, known, seed, time_limit)
+    name, starts = min(known.items(), key=lambda each: makespan(problem, each[1])) if known else ("none", None)
+    if starts is not None and makespan(problem, starts) == bound.value:
+        return starts, _certificate(problem, starts, name, bound, seed, monotonic() - began)
+    left = None if time_limit is None else max(0.0, time_limit - (monotonic() - began))
+    small = len(problem.jobs) <= _EXACT_JOBS
+    table = solve(problem, seed=seed, time_limit=left, hint=starts, **({} if small else {"effort": 0.0}))
+    found = table.certificate
+    if bound.value > found.bound:
+        found = replace(found, bound=bound.value, bound_source=bound.source, binding=bound.binding)
+    status = "optimal" if found.bound == found.makespan else "time_limit" if blown else found.status
+    status = "feasible" if status == "constructive" and inside is not None else status
+    baseline = makespan(problem, starts) if starts is not None else found.baseline[0]
+    return table.starts, plan.Certificate(
+        status, found.makespan, found.bound, found.gap, baseline, name, found.binding, seed, monotonic() - began
+    )
+
+
+def _known(entry: EntryProblem, problem: Problem) -> dict[str, Starts]:
+    """The schedules that are known by name and fit, and the woven one."""
+    found: dict[str, Starts] = {}
+    tries: dict[str, Callable[[], Starts]] = {
+        name: lambda name=name: starts_under(entry, problem, name)[0] for name in fitting(entry)
+    }
+    for name, make in {**tries, "woven 1f1b": lambda: list_schedule(problem, weave(problem))}.items():
+        try:
+            found[name] = make()
+        except ScheduleError:  # out of memory, or not for so many micro-batches
+            continue
+    return found
+
+
+def _from_pipeline(
+    inside: StageFlow,
+    problem: Problem,
+    memory: dict[int, int],
+    known: dict[str, Starts],
+    seed: int,
+    time_limit: float | None,
+) -> bool:
+    """Add what the pipeline solver finds for the stages alone; whether its time ran out."""
+    flow = inside.within(memory)
+    if flow is None:
+        return False
+    starts, blown = solve_flow(
+        flow, seed=seed, effort=_EFFORT, time_limit=None if time_limit is None else time_limit / 2
+    )
+    try:
+        known["solved pipeline"] = list_schedule(problem, lane_orders(inside.entry, orders_of(flow, starts)))
+    except ScheduleError:
+        return blown
+    return blown
+
+
+def _reached(problem: Problem, known: dict[str, Starts], bound: Bound) -> bool:
+    return any(makespan(problem, starts) == bound.value for starts in known.values())
+
+
+# --- certificates ----------------------------------------------------------------------------------------------------
+
+
+def _bound(problem: Problem, inside: StageFlow | None, memory: dict[int, int]) -> Bound:
+    """The best closed-form bound: of the whole problem, or of the pipeline in it."""
+    whole = closed_form(problem)
+    if inside is None:
+        return whole
+    return max((whole, inside.bound(memory)), key=lambda bound: bound.value)
+
+
+def _certificate(
+    problem: Problem, starts: Starts, name: str, bound: Bound, seed: int, seconds: float = 0.0
+) -> plan.Certificate:
+    length = makespan(problem, starts)
+    found = Certificate(
+        "optimal" if length == bound.value else "constructive",
+        length,
+        bound.value,
+        bound.source,
+        (length, name),
+        bound.binding,
+    )
+    return plan.Certificate(found.status, length, bound.value, found.gap, length, name, bound.binding, seed, seconds)
+
+
+# --- slots -----------------------------------------------------------------------------------------------------------
+
+
+def _with_their_sends(entry: EntryProblem, slots: list[Slot]) -> list[Slot]:
     """Receives take place while their sends do."""
     comms: dict[int, int] = {}
     sender: dict[int, int] = {}
-    for block, key in enumerate(tasks.keys):
-        for step in tasks.lowered.bodies[key].steps:
+    for block, key in enumerate(entry.keys):
+        for step in entry.lowered.bodies[key].steps:
             if isinstance(step, Send):
                 comms[step.comm] = block
-    for block, key in enumerate(tasks.keys):
-        for step in tasks.lowered.bodies[key].steps:
+    for block, key in enumerate(entry.keys):
+        for step in entry.lowered.bodies[key].steps:
             if isinstance(step, Recv):
                 sender[block] = comms[step.comm]
     at = {(s.block, s.microbatch): s for s in slots}
     sent = {s: at[sender[s.block], s.microbatch] for s in slots if s.block in sender}
     return [Slot(s.block, s.microbatch, sent[s].start, sent[s].end) if s in sent else s for s in slots]
-
-
-def _certify(problem: Problem, starts: tuple[int, ...], name: str, seed: int) -> Certificate:
-    length, bound = makespan(problem, starts), closed_form(problem)
-    status = "optimal" if length == bound.value else "constructive"
-    gap = (length - bound.value) / length if length else 0.0
-    return Certificate(status, length, bound.value, gap, length, name, bound.binding, seed, 0.0)
-
-
-def _classes(tasks: _Tasks) -> int:
-    return 1 + max((c for found in tasks.classes.values() for c in found), default=0)
-
-
-def _build(lowered: Lowered, cluster: Cluster, profile: Profile | None) -> _Tasks:
-    tasks = _Tasks(lowered, list(lowered.bodies))
-    tasks.classes = _device_classes(lowered)
-    count = lowered.tasks.microbatches
-    first: dict[int, int] = {}
-    together: dict[Key, int] = {}  # the blocks of one collective over several meshes are one job
-    for block, key in enumerate(tasks.keys):
-        body = lowered.bodies[key]
-        if key.kind == "collective":
-            joint = key._replace(mesh="")
-            if joint in together:
-                first[block] = together[joint]
-                _join(tasks, first[block], block, key)
-                continue
-            together[joint] = len(tasks.jobs)
-        duration = max(1, round(block_seconds(lowered, body, cluster, profile) * 1e6))
-        first[block] = len(tasks.jobs)
-        for j in range(count if body.over else 1):
-            tasks.jobs.append(_job(tasks, key, body, duration, j))
-            tasks.at.append(([block], j))
-    _connect(tasks, first, count)
-    return tasks
-
-
-def _join(tasks: _Tasks, job: int, block: int, key: Key) -> None:
-    """Let another block take part in a job, on its own devices' lanes."""
-    had = tasks.jobs[job]
-    more = tuple((c, "compute") for c in tasks.classes[key.mesh] if (c, "compute") not in had.lanes)
-    tasks.jobs[job] = replace(had, lanes=(*had.lanes, *more))
-    tasks.at[job][0].append(block)
-
-
-def _device_classes(lowered: Lowered) -> dict[str, list[int]]:
-    """Devices that belong to the same meshes behave alike: one class stands for all of them."""
-    meshes = {key.mesh for key in lowered.bodies}
-    member: dict[int, tuple[str, ...]] = {}
-    for mesh in sorted(meshes):
-        for device in lowered.tasks.space.mesh(mesh).devices:
-            member[device] = (*member.get(device, ()), mesh)
-    classes = {names: i for i, names in enumerate(dict.fromkeys(member[d] for d in sorted(member)))}
-    return {mesh: [i for names, i in classes.items() if mesh in names] for mesh in meshes}
-
-
-def _job(tasks: _Tasks, key: Key, body: Body, duration: int, j: int) -> Job:
-    classes = tasks.classes[key.mesh]
-    if body.lane == "compute":
-        lanes = tuple((c, "compute") for c in classes)
-        if key.kind == "forward" and body.over and key.level < _last_pass(tasks):
-            return Job(classes[0], f"forward{key.level + 1}", key.stage, j, duration, lanes)
-    elif key.kind == "recv":
-        return Job(classes[0], "recv", key.stage, j, 0, ())
-    else:
-        lanes = tuple((c, f"{key.kind}:{key.tag.rpartition('>')[2]}") for c in classes)
-    return Job(classes[0], key.kind, key.stage, j, duration, lanes)
-
-
-def _last_pass(tasks: _Tasks) -> int:
-    """The number of the forward pass that has a gradient; passes before it are recycling."""
-    return max((key.level for key in tasks.keys if key.kind == "forward"), default=0)
-
-
-def _connect(tasks: _Tasks, first: dict[int, int], count: int) -> None:
-    """Edges from each block to the readers of what it writes, micro-batch by micro-batch."""
-    writers: dict[int, list[int]] = {}
-    sends: dict[int, int] = {}
-    bodies = [tasks.lowered.bodies[key] for key in tasks.keys]
-    readers: dict[int, list[int]] = {}
-    for block, body in enumerate(bodies):
-        for value in _read(body):
-            readers.setdefault(value, []).append(block)
-        for value in _written(body) - _committed(body):
-            writers.setdefault(value, []).append(block)
-        for step in body.steps:
-            if isinstance(step, Send):
-                sends[step.comm] = block
-    for block, body in enumerate(bodies):
-        before = {w for value in _read(body) for w in _near(bodies, body, writers.get(value, []))}
-        before |= {reader for value in _committed(body) for reader in readers.get(value, ())}
-        before |= {sends[s.comm] for s in body.steps if isinstance(s, Recv)}
-        for other in sorted(b for b in before if first[b] != first[block]):
-            _edges(tasks, first, count, other, block)
-
-
-def _edges(tasks: _Tasks, first: dict[int, int], count: int, a: int, b: int) -> None:
-    bodies = tasks.lowered.bodies
-    many_a, many_b = bool(bodies[tasks.keys[a]].over), bool(bodies[tasks.keys[b]].over)
-    if many_a and many_b:
-        tasks.edges += [(first[a] + j, first[b] + j, 0) for j in range(count)]
-    elif many_a:
-        tasks.edges += [(first[a] + j, first[b], 0) for j in range(count)]
-    elif many_b:
-        tasks.edges += [(first[a], first[b] + j, 0) for j in range(count)]
-    else:
-        tasks.edges.append((first[a], first[b], 0))
-
-
-def _read(body: Body) -> set[int]:
-    found: set[int] = set()
-    for step in body.steps:
-        if isinstance(step, Compute):
-            found.update(step.ins)
-        else:
-            found.update(v for v in reads(step) if v not in writes(step))
-    return found
-
-
-def _near(bodies: list[Body], reader: Body, writers: list[int]) -> list[int]:
-    """Of the blocks that all write a value (a reduction over several meshes), the one on the reader's own mesh."""
-    own = [w for w in writers if bodies[w].key.mesh == reader.key.mesh]
-    return own or writers
-
-
-def _committed(body: Body) -> set[int]:
-    """State that the block gives its new content: after all that read the old."""
-    return {step.state for step in body.steps if isinstance(step, Commit)}
-
-
-def _written(body: Body) -> set[int]:
-    found: set[int] = set()
-    for step in body.steps:
-        found.update(step.outs if isinstance(step, Compute) else writes(step))
-    return found
-
-
-def _orders(tasks: _Tasks, name: str) -> dict[tuple[int, str], list[int]]:
-    """The order of each compute lane: what comes before the micro-batches, the named schedule, what comes after."""
-    rank = _ranks(tasks, name)
-    topological = _topological(tasks)
-    lanes: dict[tuple[int, str], list[int]] = {}
-    for i, job in enumerate(tasks.jobs):
-        for lane in job.lanes:
-            if lane[1] == "compute":
-                lanes.setdefault(lane, []).append(i)
-    after = {"reduce": 2, "optimizer": 2, "collective": 2}
-
-    def position(i: int) -> tuple[int, float, int]:
-        job = tasks.jobs[i]
-        when = after.get(job.kind, 1 if tasks.lowered.bodies[tasks.keys[tasks.at[i][0][0]]].over else 0)
-        if (job.kind in MICROBATCHED or job.kind.startswith("forward")) and when == 0:
-            when = 1
-        return when, rank.get((job.kind, job.stage, job.microbatch), 0.0) if when == 1 else 0.0, topological[i]
-
-    return {lane: sorted(found, key=position) for lane, found in lanes.items()}
-
-
-def _ranks(tasks: _Tasks, name: str) -> dict[tuple[str, int, int], float]:
-    stages = len(tasks.lowered.tasks.stages)
-    count = tasks.lowered.tasks.microbatches
-    if count == 1 or stages == 0:
-        return {}
-    devices = len({tuple(c) for c in tasks.classes.values()})
-    schedule_ = constructive.find(name)
-    placement = "linear" if stages == devices or "v" not in schedule_.placements else schedule_.placements[0]
-    wide = stages if placement == "linear" else devices
-    shape = constructive.Shape(stages, wide, count, placement, max(1, schedule_.passes))
-    found: dict[tuple[str, int, int], float] = {}
-    for steps in constructive.orders(name, shape):
-        for position, (kind, stage, j) in enumerate(steps):
-            found[kind, stage, j] = float(position)
-    return found
-
-
-def _topological(tasks: _Tasks) -> list[int]:
-    try:
-        order = topological_order(tasks.jobs, ((a, b) for a, b, _ in tasks.edges))
-    except ScheduleError as e:
-        raise PlanError(
-            "the stages depend on each other in a cycle", *str(e).splitlines(), hint="cut the model in order"
-        ) from e
-    place = [0] * len(order)
-    for i, job in enumerate(order):
-        place[job] = i
-    return place
-
-
-def block_seconds(lowered: Lowered, body: Body, cluster: Cluster, profile: Profile | None = None) -> float:
-    """Predicted seconds of one instance of a block: its ops one after another, and its synchronous collectives."""
-    tasks = lowered.tasks
-    mesh = tasks.space.mesh(body.key.mesh)
-    device = cluster.device(mesh.devices[0])
-    total = 0.0
-    for step in body.steps:
-        if isinstance(step, Compute):
-            total += op_seconds(tasks.graph.ops[step.op], tasks.graph, step.splits, tasks.space, device, profile)
-        elif isinstance(step, Collective):
-            value = lowered.values[step.src]
-            size = held_bytes(value.tensor, value.layout, tasks.graph, tasks.space)
-            group = lowered.groupings[step.grouping].groups[0]
-            size *= len(group) if step.kind == "all_gather" else 1
-            total += move_seconds(step.kind, size, group, cluster)
-        elif isinstance(step, Send):
-            total += _send_seconds(lowered, step, cluster)
-    return total
-
-
-def _send_seconds(lowered: Lowered, step: Send, cluster: Cluster) -> float:
-    value = lowered.values[step.src]
-    size = held_bytes(value.tensor, value.layout, lowered.tasks.graph, lowered.tasks.space)
-    pieces = lowered.routes[step.route].pieces
-    first = next((p for p in pieces if p.source != p.destination), None)
-    if first is None:
-        return 0.0
-    link = slowest((first.source, first.destination), cluster)
-    return link.latency + size / link.bandwidth
