@@ -87,7 +87,7 @@ class Planner:
 
     def _trained(self, op: Op) -> bool:
         if not hasattr(self, "_tainted"):
-            self._tainted: set[str] = {t.name for t in self.graph.tensors if t.kind in ("parameter", "buffer", "cache")}
+            self._tainted: set[str] = {t.name for t in self.graph.tensors if t.kind == "parameter"}
             self._ops: set[str] = set()
             for each in self.graph.ops:
                 if any(name in self._tainted for name in each.inputs):

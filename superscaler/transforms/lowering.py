@@ -103,9 +103,12 @@ class Lowering:
                 continue
             for name in op.inputs:
                 producer = self.graph.producer.get(name)
-                if producer is None or self.tasks.placed[producer.name].over:
+                if producer is None:
                     continue
                 foreign = not set(meshes) <= set(self.meshes_of(self.tasks.placed[producer.name]))
+                if self.tasks.placed[producer.name].over:  # what is sent is reduced first, in a block of level 0
+                    level[op.name] = max(level[op.name], int(foreign and placed.kind == "reduce"))
+                    continue
                 joint = producer.phase == "optimizer" and producer.target == "superscaler.add_n"
                 level[op.name] = max(level[op.name], level[producer.name] + (foreign or joint))
         return level

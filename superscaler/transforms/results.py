@@ -54,7 +54,10 @@ def _closing(work: Lowering, tensor: str, mesh: str | None = None) -> Body:
         meshes = work.meshes_of(placed)
         where = mesh if mesh in meshes else meshes[0]
         if not placed.over and placed.kind in ("optimizer", "reduce"):
-            return work.body(work.key_of(producer, where), ())
+            key = work.key_of(producer, where)
+            if mesh not in (None, where):  # made elsewhere: a block of its own, after the exchange
+                key = key._replace(mesh=mesh, level=key.level + 1)
+            return work.body(key, ())
         mesh = mesh or where
     return work.body(Key("optimizer" if work.graph.updates else "reduce", -1, mesh or work.tasks.stages[0]), ())
 

@@ -1,0 +1,96 @@
+"""Modules as users bring them, each of which some plan once got wrong or refused: exact, under that plan and others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.exact import Subject
+
+BATCH = 7
+Case = tuple[nn.Module, tuple[Tensor, ...]]
+CASES: dict[str, Callable[[], Case]] = {}
+
+
+def case(make: Callable[[], Case]) -> Callable[[], Case]:
+    CASES[make.__name__] = make
+    return make
+
+
+@case
+def pyramid() -> Case:
+    """The same convolutions at two scales: with two stages, each has gradients for parameters of the other."""
+
+    class Pyramid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.head = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+            losses = [
+                F.cross_entropy(self.head(F.relu(self.features(F.avg_pool2d(x, k)))), labels[:, ::k, ::k]) / k
+                for k in (1, 2)
+            ]
+            return torch.stack(losses).sum()
+
+    labels = torch.randint(0, 2, (BATCH, 4, 4))
+    labels[1] = -100
+    return Pyramid(), (torch.randn(BATCH, 2, 4, 4), labels)
+
+
+@case
+def moving_average() -> Case:
+    """A buffer that is read in the last stage, and whose new content comes from another."""
+
+    class Centered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, 6)
+            self.register_buffer("average", torch.zeros(6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.linear(x)
+            loss = (y - self.average).square().mean()
+            self.average = 0.9 * self.average + 0.1 * y.detach().mean(0)
+            return loss
+
+    return Centered(), (torch.randn(BATCH, 6),)
+
+
+@case
+def noise_schedule() -> Case:
+    """Much is computed from buffers before the first parameter: it belongs to no stage."""
+
+    class Denoiser(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(10, 16), nn.Linear(16, 6)
+            self.register_buffer("kept", torch.linspace(0.99, 0.1, 10))
+
+        def forward(self, x: Tensor, time: Tensor, noise: Tensor) -> Tensor:
+            kept = self.kept[time][:, None]
+            noisy = kept.sqrt() * x + (1 - kept).sqrt() * noise
+            angle = torch.exp(-torch.arange(2, dtype=x.dtype)) * time[:, None]
+            hidden = self.up(torch.cat([noisy, angle.sin(), angle.cos()], -1))
+            return F.mse_loss(self.down(F.silu(hidden)), noise)
+
+    return Denoiser(), (torch.randn(BATCH, 6), torch.randint(0, 10, (BATCH,)), torch.randn(BATCH, 6))
+
+
+PLANS = [
+    ("data_parallel:ways=2,microbatches=3", 2),
+    ("pipeline:stages=3,microbatches=2", 3),
+    ("megatron:data=2,tensor=2,pipeline=2,microbatches=3", 8),
+]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_unusual_modules_are_exact(name: str) -> None:
+    torch.manual_seed(0)
+    subject = Subject(*CASES[name]())
+    for plan, devices in PLANS:
+        subject.assert_exact(plan, devices)
