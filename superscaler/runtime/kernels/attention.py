@@ -67,6 +67,17 @@ def decode(query: torch.Tensor, cached: CachedKV, *, scale: float | None = None,
     return out
 
 
+def store(keys: torch.Tensor, values: torch.Tensor, cached: CachedKV) -> None:
+    """Write one new token per sequence, ``[batch, heads, dim]``, into the last row of each: before :func:`decode`."""
+    programs = _programs(keys, cached)
+    width = cached.heads * cached.dim
+    rows = [x.reshape(x.shape[0], width) for x in (keys, values)]
+    programs.store[(len(rows[0]),)](
+        *rows, rows[0].stride(0), rows[1].stride(0), cached.keys, cached.values, cached.lengths,
+        width, cached.token_stride, BLOCK=_power_of_two(width, least=16),
+    )  # fmt: skip
+
+
 def prefill(
     query: torch.Tensor, starts: torch.Tensor, most: int, cached: CachedKV, *, scale: float | None = None
 ) -> torch.Tensor:

@@ -197,3 +197,27 @@ def prefill(
         )
     out = sums / tl.where(total == 0.0, 1.0, total)[:, None]
     tl.store(out_ptr + at, out, mask=wanted)
+
+
+@triton.jit
+def store(
+    key_ptr: tl.tensor,
+    value_ptr: tl.tensor,
+    key_stride: tl.tensor,
+    value_stride: tl.tensor,
+    key_addresses: tl.tensor,
+    value_addresses: tl.tensor,
+    lengths: tl.tensor,
+    width: tl.tensor,
+    token_stride: tl.tensor,
+    BLOCK: tl.constexpr,
+):
+    """The key and value of each sequence's last token into its last row; grid (batch)."""
+    batch, column = tl.program_id(0), tl.arange(0, BLOCK)
+    length = tl.load(lengths + batch)
+    inside = column < tl.where(length > 0, width, 0)
+    place = (length - 1).to(tl.int64) * token_stride + column
+    keys = tl.load(key_addresses + batch).to(key_ptr.dtype)
+    values = tl.load(value_addresses + batch).to(value_ptr.dtype)
+    tl.store(keys + place, tl.load(key_ptr + batch * key_stride + column, mask=inside), mask=inside)
+    tl.store(values + place, tl.load(value_ptr + batch * value_stride + column, mask=inside), mask=inside)

@@ -119,6 +119,21 @@ def test_any_shape(lengths, heads, group, dim, splits, seed):
         assert_close(prefilled[row : row + 1], want, torch.float32)
 
 
+@pytest.mark.parametrize("layers_per_chunk", [1, 2])
+def test_new_tokens_are_stored_in_the_last_rows(layers_per_chunk):
+    lengths = [1, 7, 0, 64]
+    cache, sequences = cache_with(lengths, heads=2, dim=24, dtype=torch.float16, layers_per_chunk=layers_per_chunk)
+    before = [(s.keys(0).clone(), s.values(0).clone()) for s in sequences]
+    both = torch.randn(4, 6, 24).half()
+    attention.store(both[:, 1:3], both[:, 3:5], cache.batch(sequences, 0))
+    for number, (sequence, old) in enumerate(zip(sequences, before, strict=True)):
+        for now, was, new in zip(
+            (sequence.keys(0), sequence.values(0)), old, (both[:, 1:3], both[:, 3:5]), strict=True
+        ):
+            assert torch.equal(now[:-1], was[:-1])
+            assert not len(now) or torch.equal(now[-1], new[number])
+
+
 def test_nothing_new_is_nothing_to_do():
     cache, sequences = cache_with([3], heads=1, dim=16, dtype=torch.float32)
     starts = torch.zeros(2, dtype=torch.int32)

@@ -18,8 +18,9 @@ sizes = {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_D": 128, "GROUP": 4, "SPLITS": 8, 
 sizes["ALIGN"] = 16
 options = {"num_stages": 1 if precise else 2}
 pointers = {"query_ptr": kind, "out_ptr": kind, "key_addresses": "i64", "value_addresses": "i64", "lengths": "i32"}
-pointers |= {"starts": "i32", "part_ptr": "fp32", "lse_ptr": "fp32"}
-for program in (programs.decode_split, programs.decode_combine, programs.prefill):
+pointers |= {"starts": "i32", "part_ptr": "fp32", "lse_ptr": "fp32", "key_ptr": kind, "value_ptr": kind}
+sizes["BLOCK"] = 1024
+for program in (programs.decode_split, programs.decode_combine, programs.store, programs.prefill):
     if program is programs.prefill:
         sizes["BLOCK_M"], sizes["BLOCK_N"], options["num_warps"] = (32, 32, 4) if precise else PREFILL_BLOCKS
     constants = {name: sizes[name] for name in program.arg_names if name in sizes}
@@ -32,7 +33,7 @@ for program in (programs.decode_split, programs.decode_combine, programs.prefill
     even = {(program.arg_names.index(n),): [["tt.divisibility", 16]] for n in sixteen}
     source = ASTSource(program, signature, constants, even)
     made = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    if program is not programs.decode_combine:
+    if program in (programs.decode_split, programs.prefill):
         ptx = made.asm["ptx"]
         assert precise or "mma" in ptx
         assert "cp.async.cg.shared.global" in ptx or "ld.global.v4" in ptx, "keys are read 16 bytes at a time"

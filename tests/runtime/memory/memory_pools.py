@@ -14,11 +14,18 @@ BACKENDS = ("host", "cuda")
 
 
 def open_pool(
-    backend: str, chunks: int = 64, *, guard: Any = "trap", lazy: bool = False, seam: Any = None, name: str = "test"
+    backend: str,
+    chunks: int = 64,
+    *,
+    guard: Any = "trap",
+    lazy: bool = False,
+    seam: Any = None,
+    name: str = "test",
+    chunk: int = CHUNK,
 ) -> Pool:
-    """A pool of so many 64 KiB chunks; ``seam`` replaces the system calls, or the driver."""
+    """A pool of so many chunks; ``seam`` replaces the system calls, or the driver."""
     if backend == "host":
-        opened: Any = HostBackend(CHUNK, guard, label=name, system=seam or LinuxMemory())
+        opened: Any = HostBackend(chunk, guard, label=name, system=seam or LinuxMemory())
     else:
-        opened = CudaBackend(CHUNK, guard, driver=seam or FakeDriver())
-    return Pool(backend=opened, budget=chunks * CHUNK, lazy=lazy, name=name)
+        opened = CudaBackend(chunk, guard, driver=seam or FakeDriver())
+    return Pool(backend=opened, budget=chunks * chunk, lazy=lazy, name=name)

@@ -9,17 +9,18 @@ import ctypes
 import errno
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from fake_driver import FakeDriver
 from memory_pools import CHUNK, open_pool
 
 from superscaler.errors import OutOfMemory, VirtualMemoryError
 from superscaler.runtime.memory import Chunks, Pool, VTensor
-from superscaler.runtime.memory.cuda_driver import DriverError
+from superscaler.runtime.memory.cuda_driver import CudaDriver, DriverError
 from superscaler.runtime.memory.mappings import MappingMeter, count
 from superscaler.runtime.memory.syscalls import LinuxMemory
 
-WORDS = (0, CHUNK // 2, CHUNK - 8)
 RANGE = 24
 
 
@@ -64,11 +65,40 @@ def failing(kind: type, methods: tuple[str, ...], error: type[OSError]) -> type:
 
 
 FailingMemory = failing(LinuxMemory, ("mmap", "munmap", "mprotect", "punch_hole", "pwrite"), OSError)
-FailingDriver = failing(
-    FakeDriver,
-    ("reserve", "free_address", "create", "release", "map", "unmap", "set_access", "fill_zero", "copy", "synchronize"),
-    DriverError,
-)
+DRIVER_CALLS = (
+    "reserve", "free_address", "create", "release", "map", "unmap", "set_access", "fill_zero", "copy", "synchronize",
+)  # fmt: skip
+FailingDriver = failing(FakeDriver, DRIVER_CALLS, DriverError)
+FailingCudaDriver = failing(CudaDriver, DRIVER_CALLS, DriverError)
+
+
+class HostWords:
+    """The words of a chunk, where the memory can be touched."""
+
+    def __init__(self, chunk: int) -> None:
+        self.chunk = chunk
+        self.places = (0, chunk // 2, chunk - 8)
+
+    def _at(self, vtensor: VTensor, index: int, word: int) -> ctypes.c_uint64:
+        return ctypes.c_uint64.from_address(vtensor.address + index * self.chunk + self.places[word])
+
+    def write(self, vtensor: VTensor, index: int, word: int, value: int) -> None:
+        self._at(vtensor, index, word).value = value
+
+    def read(self, vtensor: VTensor, chunks: int) -> list[list[int]]:
+        return [[self._at(vtensor, index, word).value for word in range(3)] for index in range(chunks)]
+
+
+class DeviceWords(HostWords):
+    """The same by kernels, which are still under way when the next operation begins."""
+
+    def write(self, vtensor: VTensor, index: int, word: int, value: int) -> None:
+        place = index * self.chunk + self.places[word]
+        vtensor.tensor((1,), torch.int64, offset=place).fill_(value)
+
+    def read(self, vtensor: VTensor, chunks: int) -> list[list[int]]:
+        words = vtensor.tensor((chunks, self.chunk // 8), torch.int64)
+        return torch.stack([words[:, place // 8] for place in self.places], 1).tolist()
 
 
 class Cell:
@@ -87,13 +117,22 @@ class Entry:
 
 
 class Shadow:
-    def __init__(self, backend: str, chunks: int = 64, *, lazy: bool = False) -> None:
+    """``device``: number of the real one to work on, instead of a stand-in. ``words``: how chunks are written."""
+
+    def __init__(
+        self, backend: str, chunks: int = 64, *, lazy: bool = False, device: int | None = None, words: Any = None
+    ) -> None:
         self.fuse = Fuse()
-        seam = FailingMemory(MappingMeter()) if backend == "host" else FailingDriver()
+        if device is not None:
+            seam: Any = FailingCudaDriver(device)
+        else:
+            seam = FailingMemory(MappingMeter()) if backend == "host" else FailingDriver()
         seam.fuse = self.fuse
         self.seam = seam
         self.limit = chunks
-        self.pool: Pool = open_pool(backend, chunks, seam=seam, lazy=lazy)
+        self.chunk = CHUNK if device is None else seam.granularity()
+        self.words = (words or HostWords)(self.chunk)
+        self.pool: Pool = open_pool(backend, chunks, seam=seam, lazy=lazy, chunk=self.chunk)
         self.entries: list[Entry] = []
         self.held: list[tuple[Chunks, list[Cell]]] = []
         self.failures = 0
@@ -103,18 +142,18 @@ class Shadow:
 
     def reserve(self) -> None:
         def act() -> None:
-            self.entries.append(Entry(self.pool.reserve(RANGE * CHUNK, owner="shadow")))
+            self.entries.append(Entry(self.pool.reserve(RANGE * self.chunk, owner="shadow")))
 
         self._attempt(act)
 
     def extend(self, entry: Entry, chunks: int) -> None:
         chunks = min(chunks, RANGE - len(entry.cells))
-        if self._attempt(lambda: entry.vtensor.extend(chunks * CHUNK), needs=chunks):
+        if self._attempt(lambda: entry.vtensor.extend(chunks * self.chunk), needs=chunks):
             entry.cells += [Cell() for _ in range(chunks)]
 
     def trim(self, entry: Entry, chunks: int) -> None:
         chunks = min(chunks, len(entry.cells))
-        if self._attempt(lambda: entry.vtensor.trim(chunks * CHUNK)):
+        if self._attempt(lambda: entry.vtensor.trim(chunks * self.chunk)):
             del entry.cells[chunks:]
 
     def share(self, target: Entry, source: Entry, start: int, chunks: int) -> None:
@@ -122,25 +161,25 @@ class Shadow:
         if chunks <= 0:
             return
         before = self._writability(source)
-        if self._attempt(lambda: target.vtensor.share(source.vtensor, chunks * CHUNK, start * CHUNK)):
+        if self._attempt(lambda: target.vtensor.share(source.vtensor, chunks * self.chunk, start * self.chunk)):
             target.cells += source.cells[start : start + chunks]
         elif self.blown == 1:
             assert self._writability(source) == before, "a refused share leaves its source as it was"
 
     def write(self, entry: Entry, index: int, word: int, value: int) -> None:
-        if index < len(entry.cells) and entry.vtensor.is_writable(index * CHUNK, index * CHUNK + 1):
+        if index < len(entry.cells) and entry.vtensor.is_writable(index * self.chunk, index * self.chunk + 1):
             assert self._holders(entry.cells[index]) == 1, "what may be written belongs to nobody else"
             entry.cells[index].words[word] = value
-            word_at(entry, index, word).value = value
+            self.words.write(entry.vtensor, index, word, value)
 
     def writable(self, entry: Entry, lo: int, hi: int) -> None:
         hi = min(hi, len(entry.cells))
         if lo >= hi:
             return
         shared = sum(self._holders(cell) > 1 for cell in entry.cells[lo:hi])
-        done = self._attempt(lambda: entry.vtensor.writable(lo * CHUNK, hi * CHUNK), needs=shared)
+        done = self._attempt(lambda: entry.vtensor.writable(lo * self.chunk, hi * self.chunk), needs=shared)
         for index in range(lo, hi):
-            may = entry.vtensor.is_writable(index * CHUNK, index * CHUNK + 1)
+            may = entry.vtensor.is_writable(index * self.chunk, index * self.chunk + 1)
             assert may or not done
             if may and self._holders(entry.cells[index]) > 1:
                 entry.cells[index] = Cell(tuple(entry.cells[index].words))
@@ -159,7 +198,7 @@ class Shadow:
         if lo < hi:
 
             def act() -> None:
-                self.held.append((entry.vtensor.hold(lo * CHUNK, hi * CHUNK), entry.cells[lo:hi]))
+                self.held.append((entry.vtensor.hold(lo * self.chunk, hi * self.chunk), entry.cells[lo:hi]))
 
             self._attempt(act)
 
@@ -175,9 +214,9 @@ class Shadow:
 
     def check(self, entry: Entry) -> None:
         """Size and content of one vTensor."""
-        assert entry.vtensor.size == entry.vtensor.mapped == len(entry.cells) * CHUNK
-        for index, cell in enumerate(entry.cells):
-            read = [word_at(entry, index, word).value for word in range(3)]
+        assert entry.vtensor.size == entry.vtensor.mapped == len(entry.cells) * self.chunk
+        found = self.words.read(entry.vtensor, len(entry.cells))
+        for index, (cell, read) in enumerate(zip(entry.cells, found, strict=True)):
             assert read == cell.words, f"{entry.vtensor} chunk {index}: {read} instead of {cell.words}"
 
     def check_all(self) -> None:
@@ -189,13 +228,14 @@ class Shadow:
         stats = self.pool.stats()
         cells = self._cells()
         assert stats.waiting == 0
-        assert stats.committed == len(set(cells)) * CHUNK, "chunks have leaked"
+        assert stats.committed == len(set(cells)) * self.chunk, "chunks have leaked"
         assert stats.physical <= stats.committed
-        assert stats.mapped == sum(len(entry.cells) for entry in self.entries) * CHUNK
-        assert stats.reserved == len(self.entries) * RANGE * CHUNK
-        assert stats.shared == sum(cells.count(cell) > 1 for cell in set(cells)) * CHUNK
-        most = sum(len(entry.cells) + 3 for entry in self.entries) + 64
-        assert count() - self._baseline <= most, "mappings have leaked"
+        assert stats.mapped == sum(len(entry.cells) for entry in self.entries) * self.chunk
+        assert stats.reserved == len(self.entries) * RANGE * self.chunk
+        assert stats.shared == sum(cells.count(cell) > 1 for cell in set(cells)) * self.chunk
+        if type(self.words) is HostWords:
+            most = sum(len(entry.cells) + 3 for entry in self.entries) + 64
+            assert count() - self._baseline <= most, "mappings have leaked"
 
     def close(self) -> None:
         self.check_all()
@@ -231,11 +271,9 @@ class Shadow:
         return sum(entry.cells.count(cell) for entry in self.entries) + sum(held.count(cell) for _, held in self.held)
 
     def _writability(self, entry: Entry) -> list[bool]:
-        return [entry.vtensor.is_writable(index * CHUNK, index * CHUNK + 1) for index in range(len(entry.cells))]
-
-
-def word_at(entry: Entry, index: int, word: int) -> ctypes.c_uint64:
-    return ctypes.c_uint64.from_address(entry.vtensor.address + index * CHUNK + WORDS[word])
+        return [
+            entry.vtensor.is_writable(index * self.chunk, index * self.chunk + 1) for index in range(len(entry.cells))
+        ]
 
 
 def random_step(shadow: Shadow, draw: random.Random) -> None:

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from memory_pools import BACKENDS
-from shadow import RANGE, Shadow, random_step
+from shadow import RANGE, DeviceWords, Shadow, random_step
 
 INDEX = st.integers(0, RANGE - 1)
 COUNT = st.integers(1, 8)
@@ -114,8 +114,12 @@ def test_a_million_random_operations(backend):
     assert shadow.failures > 10_000
 
 
-def run(backend, operations, seed, lazy=False):
-    shadow, draw = Shadow(backend, lazy=lazy), random.Random(seed)
+def test_the_suite_of_a_device_writes_by_kernels():
+    run("cuda", operations=1_000, seed=4, words=DeviceWords)
+
+
+def run(backend, operations, seed, lazy=False, **where):
+    shadow, draw = Shadow(backend, lazy=lazy, **where), random.Random(seed)
     for step in range(operations):
         random_step(shadow, draw)
         if step % 500 == 0:
