@@ -443,11 +443,12 @@ def paged_flex(query: torch.Tensor, cached: list[tuple[torch.Tensor, torch.Tenso
 
 def budget() -> Iterator[Result]:
     """Activations and KV: what one pool for both carries, against a pool each, at equal physical memory."""
-    static, dynamic = most_concurrent(shared=False), most_concurrent(shared=True)
+    trace = BudgetTrace(partial(Pool, "host"), torch.device("cpu"))
+    static, dynamic = most_concurrent(trace, shared=False), most_concurrent(trace, shared=True)
     ratio = dynamic / static
     text = f"{ratio:.2f}× ({dynamic} against {static} sequences)"
     yield Result("budget", "concurrency, one budget / static split", "≥ 1.5×", text, ratio >= 1.5)
-    begin = one_budget_trace(dynamic, shared=False)
+    begin = trace(dynamic, shared=False)
     yield Result(
         "budget",
         f"static split with {dynamic} sequences",
@@ -455,53 +456,63 @@ def budget() -> Iterator[Result]:
         "runs out" if not begin else "completes",
         not begin,
     )
-    ratios, _, _ = compare(
-        lambda: one_budget_trace(static, shared=False), lambda: one_budget_trace(static, shared=True), 7
-    )
+    ratios, _, _ = compare(lambda: trace(static, shared=False), lambda: trace(static, shared=True), 7)
     slower = statistics.median(ratios)
     yield Result("budget", f"time at {static} sequences, one budget / split", "≤ 1.02", f"{slower:.3f}", slower <= 1.02)
 
 
-def most_concurrent(shared: bool) -> int:
-    lo, hi = 1, 256
+def most_concurrent(trace: BudgetTrace, shared: bool, most: int = 256) -> int:
+    lo, hi = 1, most
     while lo < hi:
         middle = (lo + hi + 1) // 2
-        lo, hi = (middle, hi) if one_budget_trace(middle, shared) else (lo, middle - 1)
+        lo, hi = (middle, hi) if trace(middle, shared) else (lo, middle - 1)
     return lo
 
 
-def one_budget_trace(sequences: int, shared: bool) -> bool:
-    """Prefill in waves of 4 (activations of 64 MiB of 160), then all decode (2 MiB); False if memory runs out."""
-    total, wave, prompt, output, width = 160 * MIB, 4, 256, 512, 512
-    layout = KVLayout(2, 8, 64, torch.float32, layers_per_chunk=1)
-    prefill_bytes, decode_bytes = 16 * 4 * wave * prompt * width * 4 // 2, 2 * MIB
-    with torch.inference_mode():
-        pools = [Pool("host", budget=total, chunk=256 * KIB)]
-        if not shared:
-            pools = [Pool("host", budget=b, chunk=256 * KIB) for b in (prefill_bytes, total - prefill_bytes)]
+class BudgetTrace:
+    """Prefill in waves of 4 (activations of 64 MiB of 160), then all decode (2 MiB). Called with a number of sequences;
+    False if memory runs out. ``heads`` of ``dim``: at other than 8 of 64, all sizes change in proportion."""
+
+    wave, prompt, output = 4, 256, 512
+
+    def __init__(self, pool: Callable[[int, int], Pool], device: torch.device, heads: int = 8, dim: int = 64) -> None:
+        self.pool, self.device = pool, device
+        self.layout = KVLayout(2, heads, dim, torch.float32, layers_per_chunk=1)
+        self.width = heads * dim
+        self.total, self.chunk = 160 * MIB * self.width // 512, 256 * KIB * self.width // 512
+        self.prefill_bytes = 16 * 4 * self.wave * self.prompt * self.width * 4 // 2
+        self.decode_bytes = 2 * MIB * self.width // 512
+
+    def __call__(self, sequences: int, shared: bool) -> bool:
+        sizes = [self.total] if shared else [self.prefill_bytes, self.total - self.prefill_bytes]
+        pools = [self.pool(size, self.chunk) for size in sizes]
         try:
-            arena = Arena(pools[0], prefill_bytes)
-            cache = KVCache(pools[-1], layout, max_tokens=prompt + output)
-            live = [cache.create() for _ in range(sequences)]
-            for first in range(0, sequences, wave):
-                activations(arena, prefill_bytes, width)
-                for sequence in live[first : first + wave]:
-                    sequence.append(prompt)
-                    for layer in range(layout.layers):
-                        sequence.keys(layer).fill_(1)
-                        sequence.values(layer).fill_(1)
-            for step in range(0, output, 32):
-                activations(arena, decode_bytes, width)
-                for sequence in live:
-                    sequence.append(32)
-                    if step % 128 == 0:
-                        sdpa(torch.ones(8, 64), sequence.keys(0), sequence.values(0))
+            with torch.inference_mode():
+                self._run(sequences, Arena(pools[0], self.prefill_bytes), pools[-1])
             return True
         except OutOfMemory:
             return False
         finally:
             for pool in pools:
                 pool.close()
+
+    def _run(self, sequences: int, arena: Arena, pool: Pool) -> None:
+        cache = KVCache(pool, self.layout, max_tokens=self.prompt + self.output)
+        live = [cache.create() for _ in range(sequences)]
+        query = torch.ones(self.layout.heads, self.layout.dim, device=self.device)
+        for first in range(0, sequences, self.wave):
+            activations(arena, self.prefill_bytes, self.width)
+            for sequence in live[first : first + self.wave]:
+                sequence.append(self.prompt)
+                for layer in range(self.layout.layers):
+                    sequence.keys(layer).fill_(1)
+                    sequence.values(layer).fill_(1)
+        for step in range(0, self.output, 32):
+            activations(arena, self.decode_bytes, self.width)
+            for sequence in live:
+                sequence.append(32)
+                if step % 128 == 0:
+                    sdpa(query, sequence.keys(0), sequence.values(0))
 
 
 def activations(arena: Arena, nbytes: int, width: int) -> None:
@@ -517,9 +528,10 @@ class PlainMemory:
 
     def __init__(self, plan: Plan, worker: int, device: torch.device, budget: int | None = None) -> None:
         self.regions = regions_of(plan, worker)
-        self.state = {t.name: torch.empty(r.shape, dtype=DTYPES[t.dtype]) for t, r in self.regions.items()}
+        held = self.regions.items()
+        self.state = {t.name: torch.empty(r.shape, dtype=DTYPES[t.dtype], device=device) for t, r in held}
         self.caches: dict[str, object] = {}
-        self.bytes = torch.empty(need_of(plan, worker, device).arena, dtype=torch.uint8)
+        self.bytes = torch.empty(need_of(plan, worker, device).arena, dtype=torch.uint8, device=device)
 
     def view(self, offset: int, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         size = math.prod(shape) * dtype.itemsize

@@ -10,7 +10,7 @@ import sys
 
 class Missing:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("ray", "ortools"):
+        if name.partition(".")[0] in ("ray", "ortools", "psutil", "typer", "rich", "matplotlib", "transformers"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Missing())
@@ -47,4 +47,4 @@ except ss.SuperscalerError as error:
 def test_neither_ray_nor_ortools_is_needed() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "backend='ray' needs ray, which is not installed" in done.stdout
+    assert "which is not installed\n  try: install it, or backend='inline'" in done.stdout
