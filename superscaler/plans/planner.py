@@ -15,7 +15,7 @@ from superscaler.ir.layout import Axis, Shard
 from superscaler.ir.rules import rule_for
 from superscaler.ir.rules.rule import Split, dim_of
 from superscaler.scheduler.constructive import schedules
-from superscaler.scheduler.cost import operations
+from superscaler.scheduler.cost import operations, slept
 from superscaler.transforms.blocks import layer_of
 from superscaler.transforms.cut import cut
 from superscaler.transforms.place import MICRO, Directives, StageSpec
@@ -228,7 +228,7 @@ class Planner:
 
     def _cost(self, op: Op) -> float:
         if op.target.startswith("superscaler.sleep"):
-            return 1e9 * float(next((a for a in op.args if isinstance(a, int | float)), 0.0))
+            return 1e12 * slept(op, self.graph)
         rule = rule_for(op, self.graph)
         size = sum(self.graph.tensor[n].bytes for n in (*op.inputs, *op.outputs))
         return operations(op, rule) + (0.0 if rule.family == "view" else 4.0 * size)

@@ -17,6 +17,6 @@ def three_f_one_b(stages: int = 2, microbatches: int = 1) -> PlanScript:
         for stage, devices in zip(cut, p.cluster.take(stages, stages), strict=True):
             p.assign(stage, devices)
         p.microbatches(microbatches)
-        p.order("3f1b" if p.passes() == 3 else "1f1b")
+        p.order("3f1b")
 
     return plan

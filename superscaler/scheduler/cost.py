@@ -15,6 +15,8 @@ from superscaler.scheduler.profile import Profile
 from superscaler.transforms.reshard import MoveKind, seconds
 
 VIEWS = frozenset({"superscaler.reshape", "superscaler.expand", "aten.permute.default", "superscaler.block"})
+EACH = frozenset({"superscaler.sleep_each", "superscaler.sleep_each_backward"})
+"""Ops that sleep so long per element."""
 
 
 @lru_cache(maxsize=65536)
@@ -39,12 +41,20 @@ def _attention_operations(op: Op, sizes: dict[str, int]) -> float:
     return 2.0 * pairs * (d + e if op.phase == "forward" else 3 * d + 2 * e)
 
 
+def slept(op: Op, graph: Graph) -> float:
+    """Seconds that a sleeping op takes as a whole."""
+    seconds = float(next((a for a in op.args if isinstance(a, int | float)), 0.0)) / 1000.0
+    return seconds * graph.tensor[op.outputs[0]].numel if op.target in EACH else seconds
+
+
 def op_seconds(
     op: Op, graph: Graph, splits: Splits, space: Space, device: Device, profile: Profile | None = None
 ) -> float:
     """Seconds of one part of an op on a device: as measured, if ``profile`` is of such a device and has it."""
+    if op.target in EACH:
+        return slept(op, graph) * _share(splits, space)
     if op.target.startswith("superscaler.sleep"):
-        return float(next((a for a in op.args if isinstance(a, int | float)), 0.0)) / 1000.0
+        return slept(op, graph)
     if op.target in VIEWS:
         return 0.0
     if profile is not None and profile.machine.kind == device.name:

@@ -87,12 +87,6 @@ def chimera(shape: Shape) -> Orders:
     return [[(kind, s, j if s == d else j + half) for kind, s, j in steps] for d, steps in enumerate(turns)]
 
 
-@named("3f1b", passes=3, weight_apart=False)
-def three_forward_one_backward(shape: Shape) -> Orders:
-    """Three forwards of which the last keeps its activations, then one backward (AlphaFold2's recycling)."""
-    return _listed(shape, in_flight=shape.devices * shape.passes)
-
-
 @named("zb_h1")
 def zb_h1(shape: Shape) -> Orders:
     """1F1B's memory, with weight gradients where it would wait (Qi et al. 2023, ZB-H1)."""

@@ -51,6 +51,25 @@ class Compute(msgspec.Struct, frozen=True):
 
 
 @dataclass
+class Made:
+    """The values that a block has made, by tensor and layout."""
+
+    of: dict[str, dict[Layout, int]] = field(default_factory=dict)
+
+    def __setitem__(self, what: tuple[str, Layout], number: int) -> None:
+        tensor, layout = what
+        self.of.setdefault(tensor, {})[layout] = number
+
+    def get(self, tensor: str, layout: Layout) -> int | None:
+        """The value of a tensor in a layout, if any."""
+        return self.of.get(tensor, {}).get(layout)
+
+    def all(self, tensor: str) -> dict[Layout, int]:
+        """The values of a tensor, by layout."""
+        return self.of.get(tensor, {})
+
+
+@dataclass
 class Body:
     """A block being filled."""
 
@@ -58,22 +77,22 @@ class Body:
     over: tuple[str, ...]
     lane: Lane = "compute"
     steps: list[Step | Compute] = field(default_factory=list)
-    here: dict[tuple[str, Layout], int] = field(default_factory=dict)
+    here: Made = field(default_factory=Made)
     at: At = ()  # the turn being emitted, inside a run of ops that are split over turns
-    turn: dict[tuple[str, Layout], int] = field(default_factory=dict)  # what this turn has made
+    turn: Made = field(default_factory=Made)  # what this turn has made
 
     def found(self, tensor: str, layout: Layout) -> int | None:
         """The value of ``tensor`` in ``layout`` that this block has made, if any."""
-        known = self.turn.get((tensor, layout))
-        return known if known is not None else self.here.get((tensor, layout))
+        known = self.turn.get(tensor, layout)
+        return known if known is not None else self.here.get(tensor, layout)
 
     def versions(self, tensor: str) -> list[int]:
         """All values of ``tensor`` on its own mesh that this block has made."""
         return [
             v
             for made in (self.turn, self.here)
-            for (t, layout), v in made.items()
-            if t == tensor and layout.mesh == self.key.mesh
+            for layout, v in made.all(tensor).items()
+            if layout.mesh == self.key.mesh
         ]
 
 

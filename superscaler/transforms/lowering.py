@@ -26,7 +26,7 @@ from superscaler.ir.program import (
 from superscaler.ir.rules import rule_for
 from superscaler.ir.rules.rule import op_layouts
 from superscaler.ir.task import Placement, TaskGraph
-from superscaler.transforms.blocks import FREE, MODEL, Body, Compute, Key, layer_of
+from superscaler.transforms.blocks import FREE, MODEL, Body, Compute, Key, Made, layer_of
 from superscaler.transforms.place import WORLD
 from superscaler.transforms.reshard import moves, route
 from superscaler.transforms.turns import along
@@ -190,7 +190,7 @@ class Lowering:
     def _outside_turns(self, tensor: str, layout: Layout, body: Body, reader: Op | None) -> int:
         """What is the same for all turns is brought once, before the first that reads it."""
         at, turn = body.at, body.turn
-        body.at, body.turn = (), {}
+        body.at, body.turn = (), Made()
         found = self.need(tensor, layout, body, reader)
         body.at, body.turn = at, turn
         return found
@@ -392,14 +392,14 @@ class Lowering:
         self._run += 1
         wholes: dict[str, int] = {}
         for index in range(self.space.axis(axis).ways):
-            body.at, body.turn = ((axis, index),), {}
+            body.at, body.turn = ((axis, index),), Made()
             for op in run:
                 self.emit(op, body)
                 for tensor in op.outputs:
                     if self._read_whole(tensor, axis):
                         self._put_together(tensor, axis, body, wholes)
         self._filled.update(v for (run_, _, _), v in self._turned.items() if run_ == self._run)
-        body.at, body.turn = (), {}
+        body.at, body.turn = (), Made()
 
     def _read_whole(self, tensor: str, axis: str) -> bool:
         """Whether something that is not split over the turns reads a tensor, views apart."""
@@ -525,4 +525,6 @@ def _may_precede(first: Key, second: Key) -> bool:
     """Whether ``second`` may read from ``first``: what is made for weight gradients, or later, is not read."""
     if first.kind not in MODEL or second.kind not in MODEL:
         return True
+    if (first.kind == "forward") != (second.kind == "forward"):  # levels count passes of one direction
+        return first.kind == "forward"
     return first.level <= second.level and (first.kind != "weight" or second.kind == "weight")

@@ -31,9 +31,9 @@ class Regions:
     def at(self, shape: tuple[int, ...], layout: Layout, coords: Mapping[str, int]) -> Region:
         """The region at coordinates; axes of the layout that ``coords`` lacks (time) are taken whole."""
         known = Layout(layout.mesh, tuple(s for s in layout.states if s[0] in coords))
-        region = self.space.region(shape, known, coords)
-        self.spend(1 + sum(len(span) for span in region))
-        return region
+        digits = {(s.dim, s.extent, s.inner) for _, s in known.states if isinstance(s, Shard)}
+        self.spend(1 + len(shape) + sum(shape[dim] // (extent * inner) for dim, extent, inner in digits))
+        return self.space.region(shape, known, coords)
 
     def of(self, shape: tuple[int, ...], layout: Layout, worker: int, times: Mapping[str, int]) -> Region:
         """The region that a worker holds."""

@@ -49,6 +49,8 @@ LINEAR: dict[str, tuple[tuple[int, ...], ...]] = {
     "aten.addcdiv.default": ((0, 1),),
     "superscaler.sleep": ((0,),),
     "superscaler.sleep_backward": ((0,),),
+    "superscaler.sleep_each": ((0,),),
+    "superscaler.sleep_each_backward": ((0,),),
 }
 NOT_LINEAR = (
     *(f"aten.{name}.default" for name in (*UNARY, *BINARY)),

@@ -1,6 +1,6 @@
-"""``superscaler::sleep``: an op that costs a known time, for benchmarks of schedules.
+"""``superscaler::sleep`` and ``sleep_each``: ops that cost a known time, for benchmarks of schedules.
 
-It sleeps after its input has arrived, never until a planned time, so whatever a runtime adds shows up in full.
+They sleep after their input has arrived, never until a planned time, so whatever a runtime adds shows up in full.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ def slept(x: Tensor, milliseconds: float, *_: float) -> Tensor:
     return x.clone()
 
 
+def slept_each(x: Tensor, milliseconds: float, *_: float) -> Tensor:
+    """``x``, that many milliseconds per element of it after all work before it on its device is done."""
+    return slept(x, milliseconds * x.numel())
+
+
 @torch.library.custom_op("superscaler::sleep", mutates_args=())
 def _sleep(x: Tensor, milliseconds: float, backward_milliseconds: float) -> Tensor:
     return slept(x, milliseconds)
@@ -46,12 +51,24 @@ def _sleep_backward(grad: Tensor, milliseconds: float) -> Tensor:
     return slept(grad, milliseconds)
 
 
+@torch.library.custom_op("superscaler::sleep_each", mutates_args=())
+def _sleep_each(x: Tensor, milliseconds: float, backward_milliseconds: float) -> Tensor:
+    return slept_each(x, milliseconds)
+
+
+@torch.library.custom_op("superscaler::sleep_each_backward", mutates_args=())
+def _sleep_each_backward(grad: Tensor, milliseconds: float) -> Tensor:
+    return slept_each(grad, milliseconds)
+
+
 @_sleep.register_fake
+@_sleep_each.register_fake
 def _(x: Tensor, milliseconds: float, backward_milliseconds: float) -> Tensor:
     return torch.empty_like(x)
 
 
 @_sleep_backward.register_fake
+@_sleep_each_backward.register_fake
 def _(grad: Tensor, milliseconds: float) -> Tensor:
     return torch.empty_like(grad)
 
@@ -64,12 +81,23 @@ def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     return _sleep_backward(grad, ctx.milliseconds), None, None
 
 
+def _gradient_each(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    return _sleep_each_backward(grad, ctx.milliseconds), None, None
+
+
 _sleep.register_autograd(_gradient, setup_context=_setup)
+_sleep_each.register_autograd(_gradient_each, setup_context=_setup)
 
 
 def sleep(x: Tensor, milliseconds: float, backward_milliseconds: float | None = None) -> Tensor:
     """``x`` after a sleep; its gradient sleeps ``backward_milliseconds`` (as long, if not given).
 
-    ``sleep(x, 20, 20) * sleep(weight, 0, 20)`` has a forward, an input gradient and a weight gradient of 20 ms each.
+    However ``x`` is split, each part sleeps as long. ``sleep(x, 20, 20) * sleep(weight, 0, 20)`` has a forward, an
+    input gradient and a weight gradient of 20 ms each.
     """
     return _sleep(x, milliseconds, milliseconds if backward_milliseconds is None else backward_milliseconds)
+
+
+def sleep_each(x: Tensor, milliseconds: float, backward_milliseconds: float | None = None) -> Tensor:
+    """As :func:`sleep`, but so many milliseconds per element: a part of ``x`` sleeps its share."""
+    return _sleep_each(x, milliseconds, milliseconds if backward_milliseconds is None else backward_milliseconds)

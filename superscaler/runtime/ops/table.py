@@ -85,6 +85,8 @@ OURS: dict[str, Function] = {
     "clip_coefficient": optimizer.clip_coefficient,
     "sleep": sleeping.slept,
     "sleep_backward": sleeping.slept,
+    "sleep_each": sleeping.slept_each,
+    "sleep_each_backward": sleeping.slept_each,
 }
 
 # The same computation as the overload of the same name, through a binding that costs less per call.

@@ -50,8 +50,9 @@ def discover(
 def discover_missing(graph: Graph) -> tuple[str, ...]:
     """Discover rules for all ops of ``graph`` that have none; the targets whose rules are discovered ones."""
     targets: dict[str, None] = {}
+    with_rule = {t for t in {op.target for op in graph.ops} if has_rule(t) and not discovered.known(t)}
     for op in graph.ops:
-        if has_rule(op.target) and not discovered.known(op.target):
+        if op.target in with_rule:
             continue
         tensors = [graph.tensor[name] for name in op.inputs]
         outs = tuple(graph.tensor[name].shape for name in op.outputs)

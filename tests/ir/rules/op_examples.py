@@ -194,9 +194,9 @@ def add_n(draw: Draw, target: str) -> Case:
     return Case(target, [ints(draw, *shape) for _ in range(count)], tuple(f"${i}" for i in range(count)))
 
 
-@example("superscaler.sleep", "superscaler.sleep_backward")
+@example("superscaler.sleep", "superscaler.sleep_backward", "superscaler.sleep_each", "superscaler.sleep_each_backward")
 def sleep(draw: Draw, target: str) -> Case:
-    return Case(target, [ints(draw, *sizes(draw))], ("$0", 0.01, *([0.01] if target.endswith("sleep") else [])))
+    return Case(target, [ints(draw, *sizes(draw))], ("$0", 0.001, *([] if target.endswith("backward") else [0.001])))
 
 
 @example("aten.mm.default")
