@@ -1,7 +1,13 @@
-"""``superscaler generate``: a model of ``transformers`` continues a prompt, on as many workers as are asked for."""
+"""``superscaler generate``: a model continues a prompt, on as many workers as are asked for.
+
+A directory is one of ``transformers``, with its weights, or a checkpoint that ``superscaler run`` wrote of a model that
+comes with superscaler. A model of 256 tokens is one of bytes: it needs no tokenizer.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import gcd
 from pathlib import Path
 from time import perf_counter
@@ -10,17 +16,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from superscaler.cli.console import Progress, clean_stdout, print_json
-from superscaler.errors import UsageError
+from superscaler.errors import CheckpointError, UsageError
 from superscaler.ir.cluster import GIB
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from superscaler.ir.plan import Plan
 
+BYTES = 256
 BUCKET = 128  # tokens of a prompt that go through the model at once, at most
 
 
 def generate(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A model of transformers, with its weights.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A model of transformers with its weights, or a checkpoint.")
+    ],
     prompt: Annotated[str | None, typer.Option(help="The text to continue.")] = None,
     prompt_ids: Annotated[str | None, typer.Option(help="Its tokens instead: 1,2,3.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="How many tokens follow at most.")] = 32,
@@ -40,20 +51,20 @@ def generate(
         raise UsageError("--max-new-tokens and --devices are 1 or more")
     from superscaler.api import launch
     from superscaler.runtime.serving.generate import stream
-    from superscaler.trace.hf import load_hf
-    from superscaler.trace.hf_text import end_tokens, load_tokenizer
+    from superscaler.trace.hf_text import end_tokens
 
     with Progress() as progress, clean_stdout(as_json):
         progress(f"reading {directory}")
-        model, _ = load_hf(directory)
-        tokenizer = None if prompt is None else load_tokenizer(directory)
+        found = _read(directory)
+        tokenizer = None if prompt is None else _tokenizer(directory, found)
         ids = _ids(prompt_ids) if tokenizer is None else [int(t) for t in tokenizer(prompt)["input_ids"]]
         progress("compiling")
-        plan = _plan(model, ids, max_new_tokens, devices, pipeline)
-        end = frozenset[int]() if ignore_eos else end_tokens(model)
+        plan = _plan(found.model, ids, max_new_tokens, devices, pipeline)
+        end = frozenset[int]() if ignore_eos else end_tokens(found.model)
         progress(f"starting {plan.workers} workers")
         limit = None if memory is None else int(memory * GIB)
-        job = launch(plan, model, backend=backend or ("inline" if plan.workers == 1 else "ray"), memory=limit)
+        backend = backend or ("inline" if plan.workers == 1 else "ray")
+        job = launch(plan, found.source, weights=found.weights, backend=backend, memory=limit)
     with clean_stdout(as_json), job:
         began = perf_counter()
         tokens = list(stream(job, ids, max_new_tokens, end=end))
@@ -64,6 +75,68 @@ def generate(
         print_json({"prompt_tokens": ids, "tokens": tokens, "text": text, "seconds": seconds, "memory": used})
         return
     print(",".join(map(str, tokens)) if text is None else text)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model to compile, and where its parameters come from: the model itself, or files."""
+
+    model: nn.Module
+    source: nn.Module | None
+    weights: Path | None
+
+
+def _read(directory: Path) -> Found:
+    from superscaler.runtime.checkpoint import PROGRESS
+
+    if (directory / PROGRESS).exists():
+        return _checkpoint(directory)
+    from superscaler.trace.hf import has_weights, load_hf
+
+    model, _ = load_hf(directory)
+    if not has_weights(directory if directory.is_dir() else directory.parent):
+        raise UsageError(f"{directory} has no weights: there is no *.safetensors", hint="model.save_pretrained(DIR)")
+    return Found(model, model, None)
+
+
+def _checkpoint(directory: Path) -> Found:
+    """Only a model that comes with superscaler is made from what a checkpoint says: no code is run at its word."""
+    from superscaler import models
+    from superscaler.cli.subject import Request, without_memory
+    from superscaler.runtime.checkpoint import PROGRESS, source_of_model
+
+    told = source_of_model(directory)
+    if told is None or told.get("name") not in models.MODELS:
+        raise UsageError(
+            f"checkpoint {directory} does not name a model that comes with superscaler",
+            f"it names {told.get('name') if told else 'none'}; these are {', '.join(models.MODELS)}",
+            hint="`superscaler run` of a plan that compile-plan made, or a directory of transformers",
+        )
+    try:
+        request = Request.of(told)
+    except (KeyError, TypeError, ValueError) as e:
+        raise CheckpointError(f"{directory}: {PROGRESS} is damaged", f"its source: {type(e).__name__} {e}") from e
+    return Found(without_memory(request).model, None, directory)
+
+
+class ByteTokenizer:
+    """Bytes of UTF-8 as tokens, as ``superscaler run --data`` reads text."""
+
+    def __call__(self, text: str) -> dict[str, list[int]]:
+        return {"input_ids": list(text.encode())}
+
+    def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        return bytes(tokens).decode(errors="replace")
+
+
+def _tokenizer(directory: Path, found: Found) -> Any:
+    from superscaler.trace.hf_text import load_tokenizer
+
+    if found.weights is None:
+        return load_tokenizer(directory)
+    if getattr(getattr(found.model, "config", None), "vocab", None) == BYTES:
+        return ByteTokenizer()
+    raise UsageError(f"checkpoint {directory} has no tokenizer", hint="--prompt-ids 1,2,3")
 
 
 def _ids(given: str | None) -> list[int]:

@@ -3,7 +3,7 @@
     model.safetensors.index.json        name -> file, of parameters and buffers
     model-00001-of-00002.safetensors    whole tensors by the model's names, tied ones under each name
     optimizer.safetensors.index.json    likewise for moments and master weights, if there are any
-    job.json                            step count and seed
+    job.json                            step count and seed, and how the model was asked for, if the plan says
 
 A checkpoint knows nothing of the plan that wrote it: each worker reads its own regions. It is written beside its place
 and exchanged with what is there when it is whole, so a crash, or a full disk, leaves the old one as it was.
@@ -59,6 +59,18 @@ class _Row:
         return count * ITEMSIZE[self.tensor.dtype]
 
 
+def source_of_model(path: Path) -> dict[str, Any] | None:
+    """How the model of the checkpoint ``path`` was asked for on the command line; None if it does not say.
+
+    Raises :class:`CheckpointError` for a checkpoint that cannot be read.
+    """
+    try:
+        found = json.loads((path / PROGRESS).read_text()).get("source")
+    except (OSError, ValueError, AttributeError) as e:
+        raise CheckpointError(f"{path}: {PROGRESS} is damaged", str(e)) from e
+    return found if isinstance(found, dict) else None
+
+
 def save(plan: Plan, crew: Crew, path: Path, *, steps: int, seed: int) -> None:
     """Write a checkpoint. Raises :class:`CheckpointError`; what was at ``path`` is then still there, whole."""
     path = path.absolute()
@@ -69,7 +81,8 @@ def save(plan: Plan, crew: Crew, path: Path, *, steps: int, seed: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.part-", dir=path.parent))
-        _write(plan, crew, temporary, {"steps": steps, "seed": seed, "model": plan.model.get("name", "")})
+        about = {"model": plan.model.get("name", ""), "source": plan.model.get("source")}
+        _write(plan, crew, temporary, {"steps": steps, "seed": seed, **about})
         replace_directory(temporary, path)
     except OSError as e:
         full = e.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -42,7 +42,7 @@ def load_hf(path: str | Path) -> tuple[nn.Module, Example]:
     [batch, seq] int64, or ``pixel_values`` [batch, channels, height, width] and ``labels`` [batch].
 
     Raises :class:`UsageError` for a path without a configuration, an unknown or unsupported architecture, weights in
-    another format, or when transformers is not installed.
+    another format, damaged or incomplete ones, or when transformers is not installed.
     """
     transformers = _library()
     directory, config = _config(transformers, Path(path))
@@ -50,13 +50,29 @@ def load_hf(path: str | Path) -> tuple[nn.Module, Example]:
     config.use_cache = False
     factory: Any = getattr(transformers, _KINDS[kind][0])
     with _quiet(transformers):
-        if _has_weights(directory):
-            model = factory.from_pretrained(
-                directory, config=config, dtype=torch.float32, local_files_only=True, use_safetensors=True
-            )
-        else:
-            model = factory.from_config(config)
+        model = _loaded(factory, config, directory) if has_weights(directory) else factory.from_config(config)
     return model, partial(_image_batch if kind == "image" else _token_batch, config, kind)
+
+
+def _loaded(factory: Any, config: Any, directory: Path) -> nn.Module:
+    """The model with the weights of the directory: all of them, or it is refused."""
+    try:
+        model, told = factory.from_pretrained(
+            directory, config=config, dtype=torch.float32, local_files_only=True, use_safetensors=True,
+            output_loading_info=True, ignore_mismatched_sizes=True,
+        )  # fmt: skip
+    except Exception as error:  # of safetensors, transformers or json, whichever meets the damage
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UsageError(f"hf: the weights in {directory} cannot be read", reason) from error
+    for what in ("missing_keys", "mismatched_keys"):
+        if told[what]:
+            name = sorted(str(each[0] if isinstance(each, tuple) else each) for each in told[what])[0]
+            raise UsageError(
+                f"hf: the weights in {directory} are not those of its config.json: {name} is "
+                + ("missing" if what == "missing_keys" else "of another shape"),
+                hint="a directory as model.save_pretrained(DIR) writes it",
+            )
+    return model
 
 
 def _library() -> Any:
@@ -100,7 +116,8 @@ def _kind(transformers: Any, config: Any, directory: Path) -> Kind:
     )
 
 
-def _has_weights(directory: Path) -> bool:
+def has_weights(directory: Path) -> bool:
+    """Whether there are weights in the directory. Raises :class:`UsageError` for pickled ones."""
     if any(directory.glob("*.safetensors")):
         return True
     pickles = [*directory.glob("pytorch_model*.bin"), *directory.glob("*.pt"), *directory.glob("*.pth")]
@@ -115,11 +132,13 @@ def _has_weights(directory: Path) -> bool:
 @contextmanager
 def _quiet(transformers: Any) -> Generator[None]:
     logging: Any = importlib.import_module("transformers.utils.logging")
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from superscaler import models
+from superscaler.cli.app import superscaler_app
+from superscaler.cli.outcome import execute
 from superscaler.runtime.memory import Pool
 from tests.cli.conftest import Command
 
@@ -64,6 +67,13 @@ def test_the_end_of_the_text_ends_it(superscaler: Command, llama: Path, tmp_path
         (("--prompt-ids", "1", "--max-new-tokens", "64"), 2, "64 positions"),
         (("--prompt-ids", "1", "--memory", "0.0001"), 1, "is the smallest that will do"),
         (("--prompt-ids", "1", "--devices", "3", "--pipeline", "2"), 2, "does not divide"),
+        (("--prompt-ids", "1,64"), 2, "token 64 of the prompt: the model has 64"),
+        (("--prompt-ids", "1,-1"), 2, "token -1 of the prompt"),
+        (("--prompt-ids", ",".join(["1"] * 65), "--max-new-tokens", "1"), 2, "64 positions"),
+        (("--prompt-ids", "1", "--max-new-tokens", "0"), 2, "1 or more"),
+        (("--prompt-ids", ""), 2, "no tokens"),
+        (("--prompt-ids", "1", "--prompt", "x"), 2, "one of them"),
+        ((), 2, "one of them"),
     ],
 )
 def test_bad_input(superscaler: Command, llama: Path, options: tuple[str, ...], code: int, why: str) -> None:
@@ -109,3 +119,149 @@ def test_a_decoding_plan_does_not_train(superscaler: Command, tmp_path: Path) ->
     assert superscaler("check", tmp_path / "p.json").code == 0
     said = superscaler("run", tmp_path / "p.json", "--backend", "inline")
     assert (said.code, "does not train" in said.err) == (2, True)
+
+
+NAMES = ("LlamaForCausalLM", "GPT2LMHeadModel", "Qwen2ForCausalLM")
+
+
+def saved(name: str, directory: Path) -> Any:
+    """A tiny model of transformers with random weights, in a directory; it ends a text with its most likely token."""
+    sizes = {
+        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 64, "initializer_range": 0.3,
+    }  # fmt: skip
+    if name.startswith("GPT2"):
+        sizes = {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "initializer_range": 0.3}
+    torch.manual_seed(1)
+    kind = name.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
+    model = getattr(transformers, name)(getattr(transformers, f"{kind}Config")(**sizes))
+    model.save_pretrained(directory)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("devices", [1, 2])
+def test_every_model_as_generate_up_to_its_last_position(
+    superscaler: Command, tmp_path: Path, name: str, devices: int
+) -> None:
+    model = saved(name, tmp_path)
+    prompt = [5, 9, 1, 33, 7, 2, 8]
+    given = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    want = model.generate(torch.tensor([prompt]), max_new_tokens=57, **given)[0, 7:].tolist()
+    options = ("--prompt-ids", ",".join(map(str, prompt)), "--max-new-tokens", "57", "--ignore-eos", "--json")
+    said = superscaler("generate", tmp_path, *options, "--devices", str(devices), "--backend", "inline")
+    assert said.code == 0, said.err
+    assert json.loads(said.out)["tokens"] == want
+
+
+def test_one_of_several_end_tokens_ends_it_unless_ignored(superscaler: Command, tmp_path: Path) -> None:
+    model = saved("LlamaForCausalLM", tmp_path)
+    ids = torch.tensor([[5, 9, 1, 33]])
+    free = model.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=None)[0, 4:].tolist()
+    model.generation_config.eos_token_id = [63, free[5]]
+    model.save_pretrained(tmp_path)
+    want = model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0)[0, 4:].tolist()
+    options = ("generate", tmp_path, "--prompt-ids", "5,9,1,33", "--max-new-tokens", "12", "--json")
+    assert json.loads(superscaler(*options).out)["tokens"] == want
+    assert json.loads(superscaler(*options, "--ignore-eos").out)["tokens"] == free
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two steps of the command line leave of a ``gpt``."""
+    directory = tmp_path_factory.mktemp("trained")
+    plan = directory / "p.json"
+    options = ("--preset", "tiny", "--set", "layers=3", "--devices", "1", "--batch", "4", "-o", plan)
+    train = ("--steps", "2", "--data", "stdlib", "--backend", "inline", "--checkpoint", directory / "c")
+    for words in (("compile-plan", "gpt", *options), ("run", plan, *train)):
+        assert execute(superscaler_app(), [str(word) for word in words], program="superscaler") == 0
+    return directory / "c"
+
+
+@pytest.mark.parametrize("devices", ["1", "2"])
+def test_a_checkpoint_of_gpt_goes_on_writing(superscaler: Command, checkpoint: Path, devices: str) -> None:
+    from safetensors.torch import load_file
+
+    model, _ = models.build("gpt", "tiny", layers=3)
+    weights = {k: v for file in checkpoint.glob("model-*.safetensors") for k, v in load_file(file).items()}
+    model.load_state_dict(weights)
+    ids = list(b"def f(x):")
+    for _ in range(6):
+        ids.append(int(model.logits(torch.tensor([ids]))[0, -1].argmax()))  # type: ignore[operator]
+    options = ("--prompt", "def f(x):", "--max-new-tokens", "6", "--devices", devices, "--backend", "inline", "--json")
+    said = superscaler("generate", checkpoint, *options)
+    assert said.code == 0, said.err
+    found = json.loads(said.out)
+    assert found["prompt_tokens"] + found["tokens"] == ids
+    assert found["text"] == bytes(ids[9:]).decode(errors="replace")
+
+
+def damaged_weights(directory: Path) -> None:
+    (file,) = directory.glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:200])
+
+
+def truncated_weights(directory: Path) -> None:
+    (file,) = directory.glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-64])
+
+
+def missing_tensor(directory: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    (file,) = directory.glob("*.safetensors")
+    weights = load_file(file)
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def other_shape(directory: Path) -> None:
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
+
+
+def no_weights(directory: Path) -> None:
+    (file,) = directory.glob("*.safetensors")
+    file.unlink()
+
+
+def no_config(directory: Path) -> None:
+    (directory / "config.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [
+        (damaged_weights, "cannot be read"),
+        (truncated_weights, "cannot be read"),
+        (missing_tensor, "model.layers.1.mlp.up_proj.weight is missing"),
+        (other_shape, "model.layers.0.mlp.down_proj.weight is of another shape"),
+        (no_weights, "has no weights"),
+        (no_config, "there is no"),
+    ],
+)
+def test_a_directory_that_is_not_whole(superscaler: Command, tmp_path: Path, harm: Any, why: str) -> None:
+    saved("LlamaForCausalLM", tmp_path)
+    harm(tmp_path)
+    said = superscaler("generate", tmp_path, "--prompt-ids", "1")
+    assert (said.code, why in said.err, "Traceback" in said.err) == (2, True, False), said.err
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        (None, "does not name a model"),
+        ({"name": "os:getcwd", "preset": None, "set": {}, "batch": 1}, "os:getcwd"),
+        ({"name": "gpt"}, "damaged"),
+        ({"name": "gpt", "preset": "tiny", "set": {"layers": "2"}, "batch": 1}, "blocks.2"),
+    ],
+)
+def test_a_checkpoint_is_not_taken_at_its_word(
+    superscaler: Command, checkpoint: Path, tmp_path: Path, source: Any, why: str
+) -> None:
+    for file in checkpoint.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    told = json.loads((tmp_path / "job.json").read_text())
+    (tmp_path / "job.json").write_text(json.dumps(told | {"source": source}))
+    said = superscaler("generate", tmp_path, "--prompt-ids", "1", "--max-new-tokens", "2")
+    assert (said.code in (1, 2), why in said.err, "Traceback" in said.err) == (True, True, False), said.err

@@ -35,6 +35,10 @@ def stream(job: Job, prompt: Sequence[int], max_new_tokens: int, *, end: Collect
             f"{len(prompt)} tokens and {max_new_tokens} new ones are more than the plan's {limit}",
             hint="compile_decoder(..., tokens=...)",
         )
+    vocabulary = _vocabulary(job.plan)
+    unknown = next((token for token in prompt if not 0 <= token < vocabulary), None)
+    if unknown is not None:
+        raise UsageError(f"token {unknown} of the prompt: the model has {vocabulary}", hint=f"0 … {vocabulary - 1}")
     if not max_new_tokens:
         return
     try:
@@ -54,6 +58,11 @@ def _limit(plan: Plan) -> int:
     if "decoder" not in plan.settings:
         raise UsageError("the plan does not decode", hint="compile_decoder makes one that does")
     return plan.settings["decoder"]["tokens"]
+
+
+def _vocabulary(plan: Plan) -> int:
+    graph = plan.entries["decode"].graph
+    return graph.tensor[graph.outputs["logits"]].shape[-1]
 
 
 def _prefill(job: Job, prompt: list[int]) -> Tensor:
