@@ -16,10 +16,12 @@ from superscaler.errors import WorkerError
 from superscaler.ir.layout import PartialKind
 from superscaler.ir.plan import Plan
 from superscaler.runtime.comm import Group, Handle, Key, Posted
+from superscaler.runtime.measuring import Holders, holders, settle
 
 # Named so from torch 2.12 on; 2.11 has them under the names that are deprecated since.
 _all_gather: Any = getattr(dist, "all_gather_single", None) or getattr(dist, "all_gather_into_tensor", None)
 _reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or getattr(dist, "reduce_scatter_tensor", None)
+_REDUCE: dict[str, Any] = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}
 _OPS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
 
 
@@ -30,23 +32,50 @@ class CommunicationFailed(WorkerError):
 class _Working:
     """A communication that ``torch.distributed`` carries out."""
 
-    def __init__(self, posted: Posted, worker: int, work: Any, limit: timedelta) -> None:
+    def __init__(self, posted: Posted, worker: int, work: Any, limit: timedelta, held: Holders) -> None:
         self.posted = posted
+        self.held = held
         self.worker = worker
         self.work = work
         self.limit = limit
 
     def ready(self) -> bool:
-        return self.work.is_completed()
+        return self.work is None or self.work.is_completed()
 
     def wait(self) -> None:
+        work, self.work = self.work, None  # it holds the tensors; whoever waited may keep this handle
+        if work is None:
+            return
         try:
-            self.work.wait(self.limit)
+            work.wait(self.limit)
         except RuntimeError as e:
             reason = str(e).partition("\n")[0]
             late = "imed out" in reason or "imeout" in reason
             what = f"did not finish within {self.limit.total_seconds():g} s" if late else "failed"
             raise CommunicationFailed(f"worker {self.worker}: {self.posted} {what}", reason) from e
+        del work
+        settle(self.held)
+        self.held = ()
+
+
+class _Reducing:
+    """Rows under way from all members, reduced into ``out`` when they are there."""
+
+    def __init__(self, exchange: Handle, rows: Tensor, out: Tensor, kind: PartialKind) -> None:
+        self.posted = exchange.posted
+        self.exchange = exchange
+        self.rows: Tensor | None = rows
+        self.out = out
+        self.kind: PartialKind = kind
+
+    def ready(self) -> bool:
+        return self.exchange.ready()
+
+    def wait(self) -> None:
+        self.exchange.wait()
+        if self.rows is not None:
+            _REDUCE[self.kind](self.rows, 0, out=self.out)
+            self.rows = None
 
 
 def groups_of(plan: Plan) -> list[Group]:
@@ -78,35 +107,49 @@ class DistributedComm:
             if group not in self.groups:
                 self.groups[group] = dist.new_group(list(group), timeout=self.limit)
 
-    def _handle(self, kind: str, key: Key, peers: Group, work: Any) -> Handle:
-        return _Working(Posted(kind, key, peers), self.worker, work, self.limit)
+    def _handle(self, kind: str, key: Key, peers: Group, work: Any, held: Holders) -> Handle:
+        return _Working(Posted(kind, key, peers), self.worker, work, self.limit, held)
 
     def _tag(self, key: Key) -> int:
         return key[0] * self.stride + key[1]
 
     def send(self, tensor: Tensor, peer: int, key: Key) -> Handle:
-        return self._handle("send", key, (peer,), dist.isend(tensor, peer, tag=self._tag(key)))
+        held = holders(tensor)
+        return self._handle("send", key, (peer,), dist.isend(tensor, peer, tag=self._tag(key)), held)
 
     def recv(self, tensor: Tensor, peer: int, key: Key) -> Handle:
-        return self._handle("receive", key, (peer,), dist.irecv(tensor, peer, tag=self._tag(key)))
+        held = holders(tensor)
+        return self._handle("receive", key, (peer,), dist.irecv(tensor, peer, tag=self._tag(key)), held)
 
     def all_reduce(self, tensor: Tensor, kind: PartialKind, group: Group, key: Key) -> Handle:
+        held = holders(tensor)
         work = dist.all_reduce(tensor, _OPS[kind], self.groups[group], async_op=True)
-        return self._handle("all_reduce", key, group, work)
+        return self._handle("all_reduce", key, group, work, held)
 
     def reduce_scatter(self, out: Tensor, tensor: Tensor, kind: PartialKind, group: Group, key: Key) -> Handle:
+        if not self.ordered:  # gloo reduces a copy of all rows over all members
+            return self._by_exchange(out, tensor, kind, group, key)
+        held = holders(out, tensor)
         work = _reduce_scatter(out, tensor.view(-1), _OPS[kind], self.groups[group], async_op=True)
-        return self._handle("reduce_scatter", key, group, work)
+        return self._handle("reduce_scatter", key, group, work, held)
+
+    def _by_exchange(self, out: Tensor, tensor: Tensor, kind: PartialKind, group: Group, key: Key) -> Handle:
+        rows = torch.empty_like(tensor)
+        held = holders(rows, tensor)
+        work = dist.all_to_all_single(rows, tensor, group=self.groups[group], async_op=True)
+        return _Reducing(self._handle("reduce_scatter", key, group, work, held), rows, out, kind)
 
     def all_gather(self, out: Tensor, tensor: Tensor, group: Group, key: Key) -> Handle:
+        held = holders(out, tensor)
         work = _all_gather(out.view(-1), tensor, self.groups[group], async_op=True)
-        return self._handle("all_gather", key, group, work)
+        return self._handle("all_gather", key, group, work, held)
 
     def all_to_all(
         self, out: Tensor, tensor: Tensor, taken: list[int], given: list[int], group: Group, key: Key
     ) -> Handle:
+        held = holders(out, tensor)
         work = dist.all_to_all_single(out, tensor, taken, given, self.groups[group], async_op=True)
-        return self._handle("all_to_all", key, group, work)
+        return self._handle("all_to_all", key, group, work, held)
 
 
 def connect(worker: int, workers: int, host: str, port: int, *, device: torch.device, limit: float) -> None:

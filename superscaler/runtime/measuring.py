@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import time
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+
+_SETTLING = 1.0  # seconds that another thread may take to let go of a tensor
 
 
 @dataclass
@@ -28,9 +32,40 @@ def peak(device: torch.device) -> Generator[Peak]:
         yield found
         found.bytes = torch.cuda.max_memory_allocated(device) - before
         return
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        yield found
+    _under_way.append(found)
+    try:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            yield found
+    finally:
+        _under_way.pop()
     found.bytes = _highest(profiled)
+
+
+_under_way: list[Peak] = []
+Holders = Sequence[tuple[Tensor, int]]
+
+
+def holders(*tensors: Tensor) -> Holders:
+    """While memory is measured: the tensors with the number of those who hold their memory."""
+    return [(tensor, _held_by(tensor)) for tensor in tensors] if _under_way else ()
+
+
+def settle(before: Holders) -> None:
+    """Wait until no more hold the tensors' memory than did before.
+
+    The profiler sees what this thread frees only. What a communication's own thread lets go last would count for ever.
+    """
+    end = time.monotonic() + _SETTLING
+    while any(_held_by(tensor) > count for tensor, count in before) and time.monotonic() < end:
+        time.sleep(0)
+
+
+def _held_by(tensor: Tensor) -> int:
+    """References to the tensor, and of tensors to its memory."""
+    core: Any = torch._C  # pyright: ignore[reportPrivateUsage]
+    shared: Any = getattr(tensor.untyped_storage(), "_cdata")  # noqa: B009 (it is private)
+    own: Any = getattr(tensor, "_use_count", None)
+    return core._storage_Use_Count(shared) + (own() if own is not None else 0)
 
 
 def _highest(profiled: Any) -> int:

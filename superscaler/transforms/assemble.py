@@ -33,6 +33,7 @@ from superscaler.transforms.blocks import Body, Compute, Key, Lowered
 from superscaler.transforms.group import Definitions
 from superscaler.transforms.lifetimes import aligned, allot, free_sets
 from superscaler.transforms.usage import reads, writes
+from superscaler.transforms.workspace import workspace
 
 
 def assemble(lowered: Lowered, schedule: Schedule) -> Entry:
@@ -209,33 +210,15 @@ class _Role:
         return tuple(Buffer(v, sizes[v], tuple(row)) for v, row in sorted(table.items()))
 
     def _workspace(self, elsewhere: set[int]) -> int:
-        """Bytes that the largest task holds beside the arena: what it makes and does not give on, by lifetime."""
-        return max((self._workspace_of(self.lowered.bodies[key], elsewhere) for key in self.keys), default=0)
+        """Bytes that the largest task holds beside state and arena."""
 
-    def _workspace_of(self, body: Body, elsewhere: set[int]) -> int:
-        made: dict[int, int] = {}
-        last: dict[int, int] = {}
-        for i, step in enumerate(body.steps):
-            ins, outs = (step.ins, step.outs) if isinstance(step, Compute) else (reads(step), writes(step))
-            for v in ins:
-                last[v] = i
-            for v in outs:
-                made.setdefault(v, i)
-                last.setdefault(v, i)
-        level = peak = 0
-        freed: dict[int, list[int]] = defaultdict(list)
-        for v, i in last.items():
-            freed[i].append(v)
-        local = {v for v in made if self.number.get(v, -1) not in elsewhere}
-        size = {v: self._size(self.lowered.values[v]) for v in local}
-        born: dict[int, list[int]] = defaultdict(list)
-        for v in local:
-            born[made[v]].append(v)
-        for i in range(len(body.steps)):
-            level += sum(size[v] for v in born[i])
-            peak = max(peak, level)
-            level -= sum(size[v] for v in freed[i] if v in local)
-        return peak
+        def size(value: int) -> int:
+            return self._size(self.lowered.values[value])
+
+        def lies(value: int) -> bool:
+            return self.number.get(value, -1) in elsewhere
+
+        return max((workspace(self.lowered.bodies[key], self.graph, size, lies) for key in self.keys), default=0)
 
 
 def _touches(block: Block) -> set[int]:
@@ -281,11 +264,12 @@ def _merge(
     communicates inside (``collective``) counts at its start. So every worker's order is a part of one global order, and
     none can wait in a circle.
     """
-    compute = [(k, s) for k, s in slots if k.kind not in ("send", "recv")]
+    background = ("send", "recv", "transfer")
+    compute = [(k, s) for k, s in slots if k.kind not in background]
     comms = [
-        (posts[s.block, s.microbatch], s.start, k.tag, s.microbatch, k, s)
+        (posts.get((s.block, s.microbatch), s.start), s.start, k.tag, s.microbatch, k, s)
         for k, s in slots
-        if k.kind in ("send", "recv")
+        if k.kind in background
     ]
     comms.sort(key=lambda e: (*e[:4], e[4].kind))
     comms.reverse()
@@ -333,7 +317,9 @@ def with_state(entry: Entry, state: tuple[StateTensor, ...], space: Space) -> En
     """The entry with the plan's whole state in every program's peak: optimizer state is held while evaluating too."""
     programs: list[Program] = []
     for program in entry.programs:
-        mine = [s for s in state if program.workers[0] in space.mesh(s.layout.mesh).devices]
+        mine = [
+            s for s in state if s.memory == "device" and program.workers[0] in space.mesh(s.layout.mesh).devices
+        ]
         size = sum(aligned(held(s.shape, s.dtype, s.layout, space, program.workers)) for s in mine)
         programs.append(msgspec.structs.replace(program, peak=program.peak + size))
     return msgspec.structs.replace(entry, programs=tuple(programs))
