@@ -217,8 +217,12 @@ def _state(placed: Mapping[str, TaskGraph]) -> tuple[StateTensor, ...]:
         for tensor in tasks.graph.state():
             home = tasks.homes[tensor.name]
             found.setdefault(
-                tensor.name, StateTensor(tensor.name, tensor.shape, tensor.dtype, tensor.kind, home, _initial(tensor))
-            )
+                tensor.name,
+                StateTensor(
+                    tensor.name, tensor.shape, tensor.dtype, tensor.kind, home, _initial(tensor),
+                    "host" if tensor.name in tasks.hosted else "device",
+                ),
+            )  # fmt: skip
     return tuple(found.values())
 
 

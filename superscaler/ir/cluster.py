@@ -43,6 +43,7 @@ DEVICES: dict[str, Device] = {
 }
 LINKS: dict[str, Link] = {
     "loopback": Link("loopback", 1.0e9, 1e-3),
+    "memory": Link("memory", 4e9, 1e-5),
     "pcie": Link("pcie", 25e9, 5e-6),
     "nvlink2": Link("nvlink2", 150e9, 3e-6),
     "nvlink3": Link("nvlink3", 300e9, 3e-6),
@@ -64,7 +65,8 @@ _PRESET_LINKS = {
 class Cluster(msgspec.Struct, frozen=True):
     """Devices in order, ``per_node`` of them on each node, with one link class inside a node and one between nodes.
 
-    ``kinds`` names the devices' descriptions; ``devices[i]`` is an index into it.
+    ``kinds`` names the devices' descriptions; ``devices[i]`` is an index into it. ``host``: the link between a device
+    and the memory of its host.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Cluster(msgspec.Struct, frozen=True):
     per_node: int
     intra: Link
     inter: Link
+    host: Link = LINKS["pcie"]
 
     @staticmethod
     def local(workers: int = 1, *, memory: float | None = None) -> Cluster:
@@ -92,7 +95,9 @@ class Cluster(msgspec.Struct, frozen=True):
         if memory is not None:
             device = msgspec.structs.replace(device, memory=int(memory * GIB))
         intra, inter = _PRESET_LINKS[kind]
-        return Cluster(name or kind, (device,), (0,) * devices, per_node, LINKS[intra], LINKS[inter])
+        return Cluster(
+            name or kind, (device,), (0,) * devices, per_node, LINKS[intra], LINKS[inter], LINKS[_host_link(kind)]
+        )
 
     @staticmethod
     def load(path: str | Path) -> Cluster:
@@ -149,10 +154,15 @@ def _from_toml(data: dict[str, object], where: str) -> Cluster:
     default = _PRESET_LINKS.get(kinds[0].name, ("pcie", "ethernet"))
     intra = _link(links.get("intra", default[0]), f"{where}: links.intra")
     inter = _link(links.get("inter", default[1]), f"{where}: links.inter")
+    host = _link(links.get("host", _host_link(kinds[0].name)), f"{where}: links.host")
     per_node = data.get("per_node", 8)
     if not isinstance(per_node, int) or per_node < 1:
         raise ClusterError(f"{where}: per_node must be a positive integer, not {per_node!r}")
-    return Cluster(str(data.get("name", Path(where).stem)), tuple(kinds), tuple(devices), per_node, intra, inter)
+    return Cluster(str(data.get("name", Path(where).stem)), tuple(kinds), tuple(devices), per_node, intra, inter, host)
+
+
+def _host_link(kind: str) -> str:
+    return "memory" if kind == "cpu" else "pcie"
 
 
 def _device_row(row: object, where: str) -> tuple[Device, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -46,7 +46,8 @@ class Entry(msgspec.Struct, frozen=True):
 class StateTensor(msgspec.Struct, frozen=True, omit_defaults=True):
     """A tensor that lives across steps: its layout, and how it starts where no weights are given.
 
-    ``init``: "parameter" or "buffer" (copied from the module) or a number (filled).
+    ``init``: "parameter" or "buffer" (copied from the module) or a number (filled). ``memory``: where it lies; what
+    lies in the host's is fetched before it is read, and its new content brought back, by tasks on the transfer lane.
     """
 
     name: str
@@ -55,6 +56,7 @@ class StateTensor(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: str
     layout: Layout
     init: str | float = "parameter"
+    memory: Literal["device", "host"] = "device"
 
 
 class Contents(msgspec.Struct, frozen=True, dict=True):

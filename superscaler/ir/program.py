@@ -145,7 +145,7 @@ class Recv(msgspec.Struct, frozen=True, tag="recv", omit_defaults=True):
 
 
 class Commit(msgspec.Struct, frozen=True, tag="commit"):
-    """Make ``src`` the new content of the state value ``state``."""
+    """Make ``src`` the new content of the state value ``state``; if that lies in host memory, on the transfer lane."""
 
     src: int
     state: int

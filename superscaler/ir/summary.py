@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from superscaler.ir.check.capacity import state_bytes
 from superscaler.ir.check.fault import workers_text
 from superscaler.ir.entry import Contents, Entry
 from superscaler.ir.graph import ITEMSIZE
@@ -40,7 +41,8 @@ class EntrySummary(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """A plan in figures. ``parameters``: how many numbers the model has; ``state``: bytes of all state, unsplit."""
+    """A plan in figures. ``parameters``: how many numbers the model has; ``state``: bytes of all state, unsplit;
+    ``host``: the most bytes of state that a worker keeps in its host's memory."""
 
     model: str
     parameters: int
@@ -50,6 +52,7 @@ class Summary(msgspec.Struct, frozen=True):
     workers: int
     entries: tuple[EntrySummary, ...]
     assumptions: tuple[str, ...]
+    host: int = 0
 
     def __str__(self) -> str:
         lines = [
@@ -58,6 +61,8 @@ class Summary(msgspec.Struct, frozen=True):
         ]
         for entry in self.entries:
             lines += _entry_lines(entry)
+        if self.host:
+            lines.append(f"  {bytes_text(self.host)} a worker of state in host memory")
         if self.assumptions:
             lines.append(f"  rests on {len(self.assumptions)} discovered rules")
         return "\n".join(lines)
@@ -90,6 +95,7 @@ def summary(plan: Contents) -> Summary:
         plan.workers,
         tuple(_entry(name, entry) for name, entry in plan.entries.items()),
         plan.assumptions,
+        max(state_bytes(plan, "host").values(), default=0),
     )
 
 

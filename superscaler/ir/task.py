@@ -31,7 +31,8 @@ class TaskGraph(msgspec.Struct, frozen=True, dict=True):
     ``stages``: the mesh of each
     stage. ``microaxis``: the time axis of micro-batches, or "". ``homes``: state and input tensors -> layout.
     ``recompute``: forward ops that the backward runs again. ``early``: gradients
-    reduced in the task that makes them. ``order``: the name of the schedule.
+    reduced in the task that makes them. ``hosted``: state tensors that lie in host memory. ``order``: the name of the
+    schedule.
     """
 
     graph: Graph
@@ -42,6 +43,7 @@ class TaskGraph(msgspec.Struct, frozen=True, dict=True):
     microaxis: str = ""
     recompute: frozenset[str] = frozenset()
     early: frozenset[str] = frozenset()
+    hosted: frozenset[str] = frozenset()
     order: str = "1f1b"
     seed: int = 0
 

@@ -75,6 +75,7 @@ class Planner:
         self._batch: dict[str, int] = {}
         self._sharded: list[tuple[str, str, bool]] = []
         self._early: set[str] = set()
+        self._offloaded: set[str] = set()
         self._turns: dict[str, set[str]] = {}
         self._used: dict[tuple[str, str], int] = {}
         self._microbatches = 1
@@ -297,6 +298,13 @@ class Planner:
         """Reduce the gradients of these parameters as soon as they are there: only what a device keeps is kept."""
         self._early.update(parameters)
 
+    def offload_state(self, parameters: Iterable[str]) -> None:
+        """Keep the optimizer's state of these parameters in host memory.
+
+        It is fetched layer by layer just before the layer's step, while others compute, and brought back after it.
+        """
+        self._offloaded.update(parameters)
+
     def axis(self, name: str, ways: int) -> str:
         """Declare a mesh axis; declaring it again with other ways is an error."""
         if ways < 1:
@@ -387,6 +395,7 @@ class Planner:
         said.anchors, said.wishes = self._anchors, self._wishes
         said.turns = {axis: frozenset(ops) for axis, ops in self._turns.items()}
         said.sharded, said.early = self._sharded, frozenset(self._early)
+        said.offloaded = frozenset(self._offloaded)
         self._batch_homes(said)
         return said
 

@@ -5,10 +5,13 @@ from superscaler.plans.megatron import tensor_parallel
 from superscaler.plans.planner import Planner, PlanScript
 
 
-def zero(level: int = 1, data: int = 1, replicas: int = 1, tensor: int = 1, microbatches: int = 1) -> PlanScript:
+def zero(
+    level: int = 1, data: int = 1, replicas: int = 1, tensor: int = 1, microbatches: int = 1, offload: bool = False
+) -> PlanScript:
     """State in shards over ``data`` devices; level 2: gradients too; level 3: parameters too, gathered where read.
 
     ``replicas``: groups of ``data`` × ``tensor`` devices that each hold all shards and split the batch between them.
+    ``offload``: the optimizer's state in host memory (ZeRO-Offload, Ren et al. 2021; its step stays on the device).
     """
     if level not in (1, 2, 3):
         raise UsageError(f"zero has levels 1, 2 and 3, not {level}")
@@ -24,5 +27,7 @@ def zero(level: int = 1, data: int = 1, replicas: int = 1, tensor: int = 1, micr
         p.shard_state(p.parameters, axis="data", parameter=level == 3)
         if level > 1:
             p.reduce_early(p.parameters)
+        if offload:
+            p.offload_state(p.parameters)
 
     return plan

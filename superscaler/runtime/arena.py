@@ -59,7 +59,7 @@ class Need:
 def need_of(plan: Plan, worker: int, device: torch.device) -> Need:
     """What a worker needs for every entry of a plan."""
     regions = regions_of(plan, worker).items()
-    state = sum(_aligned(_bytes(t, region)) for t, region in regions if t.kind != "cache")
+    state = sum(_aligned(_bytes(t, region)) for t, region in regions if t.kind != "cache" and t.memory == "device")
     caches = tuple(_bytes(t, region) for t, region in regions if t.kind == "cache")
     programs = [p for entry in plan.entries.values() if (p := program_of(entry, worker)) is not None]
     arena = max((p.arena for p in programs), default=0)
@@ -173,6 +173,10 @@ class WorkerMemory:
         for tensor, region in self.regions.items():
             if tensor.kind == "cache":
                 self.caches[tensor.name] = Cache(self.pool, region.shape, DTYPES[tensor.dtype])
+                continue
+            if tensor.memory == "host":
+                pinned = self.device.type == "cuda"  # a GPU copies from and to such memory without waiting
+                self.state[tensor.name] = torch.empty(region.shape, dtype=DTYPES[tensor.dtype], pin_memory=pinned)
                 continue
             self.state[tensor.name] = self.store.tensor(offset, region.shape, DTYPES[tensor.dtype])
             offset += _aligned(_bytes(tensor, region))

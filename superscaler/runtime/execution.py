@@ -22,6 +22,7 @@ from superscaler.runtime.binding import Binding
 from superscaler.runtime.blocks import Code, Post
 from superscaler.runtime.clock import clock
 from superscaler.runtime.comm import Comm, Handle
+from superscaler.runtime.copies import Copies
 from superscaler.runtime.hazards import Access, receiving_early, waits
 from superscaler.runtime.resolve import Resolver
 from superscaler.runtime.steps import emit
@@ -72,7 +73,7 @@ class Execution:
             self.registers[self.binding.base[value]] = state[name]
         resolver = Resolver(entry.graph, plan.space)
         first = _first_writes(self.binding)
-        self.context = Context(self.binding, comm, device, self.places, first, prepare, resolver)
+        self.context = Context(self.binding, comm, device, self.places, first, prepare, resolver, Copies(device))
         self.codes: list[Code] = [emit(self.context, n) for n in range(len(program.blocks))]
         self.items = self._bind()
         self.last = self._ends()

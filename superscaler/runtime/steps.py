@@ -51,6 +51,8 @@ def _write(w: Writer, i: int, step: Step) -> None:
             _mask(w, step)
         case Collect():
             _collect(w, i, step)
+        case Commit() if w.block.lane == "transfer":
+            w.out.transfer("_", f"{_copying(w)}({w.var(step.src, ())}, {w.var(step.state, ())})")
         case Commit():
             if w.alias.get(step.src) != step.state:
                 w.out.line(f"{w.var(step.state, ())}.copy_({w.var(step.src, ())})")
@@ -125,16 +127,21 @@ def _collecting(pack: Packing, shape: tuple[int, ...] | None) -> Callable[[Any, 
 
 
 def _offload(w: Writer, step: Offload) -> None:
-    device = w.context.device if step.to == "device" else torch.device("cpu")
     src, dst = w.var(step.src, ()), w.var(step.dst, ())
-    if w.place(step.dst) == "arena":
-        w.out.line(f"{dst}.copy_({src}, non_blocking=True)")
-        return
+    into = dst if w.place(step.dst) == "arena" else f"{w.out.entry(lambda j: _beside(w, step))}({src})"
+    w.out.transfer(dst, f"{_copying(w)}({src}, {into})")
 
-    def move(x: Tensor) -> Tensor:
-        return x.to(device, copy=True)
 
-    w.out.line(f"{dst} = {w.out.entry(lambda j: move)}({src})")
+def _copying(w: Writer) -> str:
+    copies = w.context.copies
+    return w.out.entry(lambda j: copies.copy)
+
+
+def _beside(w: Writer, step: Offload) -> Callable[[Tensor], Tensor]:
+    """A place for a tensor in the other memory; in the host's it is pinned, so that a GPU copies without waiting."""
+    device = w.context.device if step.to == "device" else torch.device("cpu")
+    pinned = step.to == "host" and w.context.device.type == "cuda"
+    return lambda src: torch.empty(src.shape, dtype=src.dtype, device=device, pin_memory=pinned)
 
 
 # --- communication ---------------------------------------------------------------------------------------------------

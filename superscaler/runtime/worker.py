@@ -196,8 +196,12 @@ class Worker:
         """Whether runs measure their workspace."""
         self.measuring = on
 
+    def _bytes_in(self, memory: str) -> int:
+        held = [t.name for t in self.storage.regions if t.memory == memory and t.name in self.state]
+        return sum(self.state[name].numel() * self.state[name].element_size() for name in held)
+
     def memory(self) -> dict[str, int]:
-        """Bytes: ``state``, ``arena`` (the end of its highest value), ``caches`` (their mapped part), ``planned`` (the
+        """Bytes: ``state`` (on the device), ``host`` (state in the host's memory), ``arena`` (the end of its highest value), ``caches`` (their mapped part), ``planned`` (the
         plan's peak), ``mapped`` (chunks of state, arena and caches now) and ``most_mapped``, ``physical`` (what the
         system has given for them so far) and ``copied`` (what all bodies, run once, write to the arena by copies); once
         measured, ``workspace`` (the most that a run had allocated beside them) and ``peak``, the sum of state, arena
@@ -205,7 +209,8 @@ class Worker:
         stats = self.storage.pool.stats()
         bodies = [body for e in self.entries.values() for body, _ in e.context.bodies.values()]
         found = {
-            "state": sum(t.numel() * t.element_size() for t in self.state.values()),
+            "state": self._bytes_in("device"),
+            "host": self._bytes_in("host"),
             "arena": self.storage.arena.peak,
             "caches": sum(cache.memory.mapped for cache in self.storage.caches.values()),
             "mapped": stats.mapped,

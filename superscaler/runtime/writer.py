@@ -14,6 +14,7 @@ from superscaler.runtime.binding import Binding
 from superscaler.runtime.blocks import Emitter
 from superscaler.runtime.body import Body, Outputs, build
 from superscaler.runtime.comm import Comm
+from superscaler.runtime.copies import Copies
 from superscaler.runtime.resolve import Resolved, Resolver
 from superscaler.runtime.storage import Place
 
@@ -32,6 +33,7 @@ class Context:
     first: First
     prepare: Prepare
     resolver: Resolver
+    copies: Copies
     bodies: dict[Any, tuple[Body, Callable[..., Any]]] = field(default_factory=dict)
 
     def body(self, call: Call, resolved: Resolved, uses: Outputs, storage: Mapping[int, int]) -> Callable[..., Any]:

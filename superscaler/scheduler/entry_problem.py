@@ -13,14 +13,18 @@ from functools import cached_property
 
 from superscaler.errors import PlanError, ScheduleError
 from superscaler.ir.cluster import Cluster
-from superscaler.ir.program import Collective, Commit, Recv, Send
+from superscaler.ir.program import Collective, Commit, Offload, Recv, Send
 from superscaler.scheduler.cost import held_bytes, move_seconds, op_seconds, slowest
 from superscaler.scheduler.problem import Edge, Job, Problem, topological_order
 from superscaler.scheduler.profile import Profile
 from superscaler.transforms.assemble import held
-from superscaler.transforms.blocks import Body, Compute, Key, Lowered
+from superscaler.transforms.blocks import FETCH, RETURN, Body, Compute, Key, Lowered
 from superscaler.transforms.lifetimes import aligned
 from superscaler.transforms.usage import reads, writes
+
+
+AHEAD = 2
+"""Layers whose state may be on its way from host memory, or back, at once."""
 
 
 @dataclass
@@ -94,6 +98,7 @@ def entry_problem(lowered: Lowered, cluster: Cluster, profile: Profile | None = 
             found.jobs.append(_job(found, key, body, duration, j))
             found.at.append(([block], max(j, 0)))
     _connect(found, first)
+    _take_turns(found, first)
     _hold(found, first)
     return found
 
@@ -125,6 +130,8 @@ def _job(found: EntryProblem, key: Key, body: Body, duration: int, j: int) -> Jo
             return Job(classes[0], f"forward{key.level + 1}", key.stage, j, duration, lanes)
     elif key.kind == "recv":
         return Job(classes[0], "recv", key.stage, j, 0, ())
+    elif body.lane == "transfer":
+        lanes = tuple((c, "transfer") for c in classes)
     else:
         lanes = tuple((c, f"{key.kind}:{key.tag.rpartition('>')[2]}") for c in classes)
     return Job(classes[0], key.kind, key.stage, j, duration, lanes)
@@ -153,6 +160,17 @@ def _connect(found: EntryProblem, first: dict[int, int]) -> None:
         before |= {sends[s.comm] for s in body.steps if isinstance(s, Recv)}
         for other in sorted(b for b in before if first[b] != first[block]):
             _edges(found, first, other, block)
+
+
+def _take_turns(found: EntryProblem, first: dict[int, int]) -> None:
+    """Let a layer's state be fetched only when that of all but the last few layers before has been brought back."""
+    for mesh in found.classes:
+        mine = [(block, key) for block, key in enumerate(found.keys) if key.kind == "transfer" and key.mesh == mesh]
+        back = {key.tag.removeprefix(RETURN): block for block, key in mine if key.tag.startswith(RETURN)}
+        fetched = [(b, back.get(key.tag.removeprefix(FETCH))) for b, key in mine if key.tag.startswith(FETCH)]
+        for (_, returned), (block, _) in zip(fetched, fetched[AHEAD:], strict=False):
+            if returned is not None:
+                found.edges.append((first[returned], first[block], 0))
 
 
 def _edges(found: EntryProblem, first: dict[int, int], a: int, b: int) -> None:
@@ -265,6 +283,10 @@ def _block_seconds(lowered: Lowered, body: Body, cluster: Cluster, profile: Prof
             total += move_seconds(step.kind, size, group, cluster)
         elif isinstance(step, Send):
             total += _send_seconds(lowered, step, cluster)
+        elif isinstance(step, Offload) or (isinstance(step, Commit) and body.lane == "transfer"):
+            value = lowered.values[step.src]
+            size = held_bytes(value.tensor, value.layout, tasks.graph, tasks.space)
+            total += cluster.host.latency + size / cluster.host.bandwidth
     return total
 
 

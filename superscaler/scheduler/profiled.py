@@ -36,6 +36,8 @@ class _Durations:
         if measured is not None:
             return measured
         block = keys.program.blocks[item.block]
+        if block.lane == "transfer":
+            return self._copying(keys, item)
         device = self.cluster.device(keys.worker)
         total = 0.0
         for step in block.steps:
@@ -47,6 +49,12 @@ class _Durations:
                 size = sum(keys.bytes(v, block, item.microbatch) for v in reads(step))
                 total += 2 * size / device.bandwidth + device.overhead
         return total
+
+    def _copying(self, keys: Keys, item: Item) -> float:
+        """Between device and host memory."""
+        block, link = keys.program.blocks[item.block], self.cluster.host
+        sizes = [keys.bytes(v, block, item.microbatch) for step in block.steps for v in reads(step)]
+        return sum(link.latency + size / link.bandwidth for size in sizes)
 
     def _moving(self, role: int, item: Item) -> float:
         keys = self.keys[role]

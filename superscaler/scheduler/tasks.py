@@ -17,6 +17,7 @@ from superscaler.scheduler.entry_problem import EntryProblem, entry_problem
 from superscaler.scheduler.listing import list_schedule
 from superscaler.scheduler.problem import Certificate, Problem, makespan
 from superscaler.scheduler.profile import Profile
+from superscaler.scheduler.prefetch import fetched_late
 from superscaler.scheduler.solve import solve
 from superscaler.scheduler.stage_flow import StageFlow, orders_of, stage_flow
 from superscaler.scheduler.stage_orders import fitting, lane_orders, starts_under, weave
@@ -52,6 +53,7 @@ def schedule(
         problem = entry.problem()
         starts, name = starts_under(entry, problem, order)
         certificate = _certificate(problem, starts, name, _bound(problem, stage_flow(entry), {}), seed)
+    starts = fetched_late(entry.jobs, entry.edges, starts)
     slots = [
         Slot(block, j, start, start + job.duration)
         for (blocks, j), job, start in zip(entry.at, entry.jobs, starts, strict=True)

@@ -29,6 +29,10 @@ MODEL = ("forward", "backward", "weight", "recompute")
 """The kinds of block that run the model itself."""
 
 
+FETCH, RETURN = "fetch:", "return:"
+"""Tags of the transfers that bring state from host memory, and its new content back, by layer."""
+
+
 class Key(NamedTuple):
     """Names a block: what kind, of which stage, on which mesh, in which segment; ``tag`` tells transfers apart."""
 

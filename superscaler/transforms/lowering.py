@@ -17,6 +17,7 @@ from superscaler.ir.program import (
     Grouping,
     Lane,
     Mask,
+    Offload,
     Recv,
     Route,
     Send,
@@ -26,7 +27,7 @@ from superscaler.ir.program import (
 from superscaler.ir.rules import rule_for
 from superscaler.ir.rules.rule import op_layouts
 from superscaler.ir.task import Placement, TaskGraph
-from superscaler.transforms.blocks import FREE, MODEL, Body, Compute, Key, Made, layer_of
+from superscaler.transforms.blocks import FETCH, FREE, MODEL, Body, Compute, Key, Made, layer_of
 from superscaler.transforms.place import WORLD
 from superscaler.transforms.reshard import moves, route
 from superscaler.transforms.turns import along
@@ -293,7 +294,18 @@ class Lowering:
         home = self.tasks.homes[tensor]
         if tensor not in self.state:
             self.state[tensor] = self.value(tensor, home, ())
+            if tensor in self.tasks.hosted:
+                self._fetch(tensor, home)
+                return
             self.made.setdefault((tensor, home.mesh), []).append((self.state[tensor], Key("per_step", -1, home.mesh)))
+
+    def _fetch(self, tensor: str, home: Layout) -> None:
+        """Copy state from host memory, with all of its layer, for all that read it."""
+        reader = next(op for op in self.graph.consumers[tensor])
+        body = self.body(Key("transfer", -1, home.mesh, 0, FETCH + layer_of(reader.module)), (), "transfer")
+        fetched = self.value(tensor, home, ())
+        body.steps.append(Offload(self.state[tensor], fetched, "device"))
+        self.made.setdefault((tensor, home.mesh), []).append((fetched, body.key))
 
     # --- time -------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from superscaler.ir.rules import rule_for
 from superscaler.ir.rules.rule import Split, Splits, dim_of, split_state
 from superscaler.ir.task import Placement, TaskGraph
 from superscaler.transforms.digits import Digit, Taken, free, room
-from superscaler.transforms.precision import stepping
+from superscaler.transforms.precision import optimizer_state, stepping
 from superscaler.transforms.propagate import Propagation
 
 MICRO = "micro"
@@ -51,6 +51,7 @@ class Directives:
     homes: list[tuple[str, str, Shard]] = field(default_factory=list)
     sharded: list[tuple[str, str, bool]] = field(default_factory=list)
     early: frozenset[str] = frozenset()
+    offloaded: frozenset[str] = frozenset()
     turns: dict[str, frozenset[str]] = field(default_factory=dict)
     microbatches: int = 1
     micro_homes: list[tuple[str, Shard]] = field(default_factory=list)
@@ -105,6 +106,7 @@ class _Placer:
             self.micro,
             self.said.recompute,
             frozenset(self.graph.gradients[p] for p in self.said.early if p in self.graph.gradients),
+            frozenset(name for p in self.said.offloaded for name in optimizer_state(self.graph, p)),
             self.said.order,
             self.said.seed,
         )

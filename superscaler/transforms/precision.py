@@ -30,6 +30,12 @@ def stepping(graph: Graph, parameter: str) -> Op | None:
     return next((op for op in readers if op.phase == "optimizer"), None)
 
 
+def optimizer_state(graph: Graph, parameter: str) -> list[str]:
+    """The state that only the step of a parameter reads: its moments, and its float32 master."""
+    step = stepping(graph, parameter)
+    return [name for name in step.inputs if graph.tensor[name].kind == "optimizer"] if step is not None else []
+
+
 def with_wide_gradients(graph: Graph) -> Graph:
     """The graph with every gradient in half precision cast to float32 before any of its terms are added up."""
     work = _Widening(graph)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from superscaler.errors import PlanError
 from superscaler.ir.layout import Layout, Shard
 from superscaler.ir.program import Commit
-from superscaler.transforms.blocks import Body, Key, Lowered
+from superscaler.transforms.blocks import RETURN, Body, Key, Lowered
 from superscaler.transforms.lowering import Lowering
 
 
@@ -27,7 +27,10 @@ def finish(work: Lowering) -> Lowered:
         body = _appending(work, tensor) if graph.tensor[name].kind == "cache" else _closing(work, tensor, home.mesh)
         if name not in work.state:
             work.need(name, home, body)
-        work.bodies[body.key].steps.append(Commit(work.need(tensor, home, body), work.state[name]))
+        commit = Commit(work.need(tensor, home, body), work.state[name])
+        if name in tasks.hosted:
+            body = work.body(Key("transfer", -1, home.mesh, 0, RETURN + body.key.tag), (), "transfer")
+        work.bodies[body.key].steps.append(commit)
     for tensor in graph.state():
         if tensor.name not in work.state:
             work.state[tensor.name] = work.value(tensor.name, tasks.homes[tensor.name], ())

@@ -1,6 +1,8 @@
-"""How much state each worker holds."""
+"""How much state each worker holds, on its device and in the memory of its host."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from superscaler.ir.check.sizes import PartSizes, even, largest
 from superscaler.ir.entry import Contents
@@ -8,13 +10,15 @@ from superscaler.ir.graph import ITEMSIZE, Tensor
 from superscaler.ir.layout import Layout, Space
 
 
-def state_bytes(plan: Contents) -> dict[int, int]:
-    """Worker -> bytes of all state that it holds, whatever the entry."""
+def state_bytes(plan: Contents, memory: Literal["device", "host"] = "device") -> dict[int, int]:
+    """Worker -> bytes of all state that it holds in a memory, whatever the entry."""
     per_mesh: dict[str, int] = {}
     total: dict[int, int] = {}
     uneven: dict[tuple[tuple[int, ...], Layout], dict[int, int]] = {}
     sizes = {mesh.name: PartSizes(plan.space, mesh.devices) for mesh in plan.space.meshes}
     for state in plan.state:
+        if state.memory != memory:
+            continue
         name = state.layout.mesh
         if even(plan.space, state.layout):
             each = sizes[name].bytes(Tensor(state.name, state.shape, state.dtype), state.layout)

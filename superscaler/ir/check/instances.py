@@ -70,6 +70,14 @@ class Instances:
             self._read_local(value, slot)
         return self.bodies.held(value)
 
+    def read_hosted(self, value: int) -> Held:
+        """What an offload finds in host memory."""
+        if value in self.role.state_of:
+            self._read_state(value)
+        else:
+            self.read_shared(self.slot(value, ()))
+        return self.bodies.held(value)
+
     def read_shared(self, slot: Slot) -> None:
         self.body.events.append(Event(Act.READ, self.bodies.slot(slot)))
 

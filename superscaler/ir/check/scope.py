@@ -115,15 +115,17 @@ class Role:
         self.workers = program.workers
         self.inputs = frozenset(program.inputs.values())
         self.state_of = {value: name for name, value in program.state.items()}
-        self.host = frozenset(
+        hosted = {state.name for state in scope.plan.state if state.memory == "host"}
+        offloaded = {
             step.dst
             for block in program.blocks
             for step in block.steps
             if isinstance(step, Offload) and step.to == "host"
-        )
+        }
+        self.host = frozenset(offloaded | {value for value, name in self.state_of.items() if name in hosted})
         self._outside: dict[str, frozenset[int]] = {}
         self.buffered = frozenset(buffer.value for buffer in program.buffers)
-        self.shared = self.buffered | self.host
+        self.shared = (self.buffered | self.host) - set(self.state_of)
         self.terms = tuple(scope.terms(v.tensor, v.terms) for v in program.values)
 
     def outside(self, mesh: str) -> frozenset[int]:

@@ -175,19 +175,26 @@ def _commit(run: Instances, step: Commit) -> None:
         raise run.wrong(
             "wrong commit", f"state {name!r} is given {have.tensor!r} as {have.layout}", right=f"as its home {home}"
         )
+    if step.state in run.role.host and run.block.lane != "transfer":
+        raise run.wrong(
+            "host value", f"{run.name(step.state)} lies in host memory", right="a commit on the transfer lane"
+        )
     if step.state in run.body.commits:
         raise run.wrong("duplicated commit", f"state {name!r} is committed twice")
     run.body.commits.append(step.state)
 
 
 def _offload(run: Instances, step: Offload) -> None:
+    if run.block.lane != "transfer":
+        raise run.wrong("host value", f"{run.name(step.src)} is copied to the {step.to}", right="on the transfer lane")
     if step.to == "host":
         have = run.read(step.src)
     elif step.src in run.role.host:
-        run.read_shared(run.slot(step.src, ()))
-        have = run.bodies.held(step.src)
+        have = run.read_hosted(step.src)
     else:
         raise run.wrong("host value", f"{run.name(step.src)} is not in host memory")
+    if step.dst in run.role.state_of:
+        raise run.wrong("wrong commit", f"{run.name(step.dst)} is state", right="a commit, which says that it is new")
     if step.to == "device" and step.dst in run.role.host:
         raise run.wrong("host value", f"{run.name(step.dst)} is written both on the device and in host memory")
     run.write(step.dst, (), have)

@@ -16,6 +16,7 @@ KINDS: tuple[tuple[str, int, bool], ...] = (
     ("megatron:data=2,tensor=2,pipeline=2,microbatches=2", 8, True),
     ("recompute:ops=all+megatron:tensor=2,pipeline=2,microbatches=4", 4, True),
     ("zero:level=3,data=2,tensor=2,microbatches=2", 4, True),
+    ("zero:level=2,data=2,microbatches=2,offload=true", 2, True),
     ("co_shard:parts=2,tensor=2,microbatches=2", 2, True),
     ("interlaced:stages=2,microbatches=4", 2, True),
     ("interlaced:stages=2,tensor=2,microbatches=2", 4, False),

@@ -89,8 +89,9 @@ def load_all() -> dict[str, FaultClass]:
     """All classes; they register themselves when their modules are imported."""
     import faults_communication
     import faults_memory
+    import faults_offload
     import faults_order
     import faults_values
 
-    del faults_communication, faults_memory, faults_order, faults_values
+    del faults_communication, faults_memory, faults_offload, faults_order, faults_values
     return CLASSES

@@ -406,7 +406,7 @@ def wrong_commit(plan: Plan, rng: random.Random) -> Plan | None:
     return with_step(plan, one, replace(one.step(plan), src=other.step(plan).src))
 
 
-@injects("old content committed", "missing commit", "wrong commit")
+@injects("old content committed", "missing commit", "wrong commit", "host value")
 def commit_of_itself(plan: Plan, rng: random.Random) -> Plan | None:
     found = list(spots(plan, Commit))
     if not found:
