@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
 _TIMER_SLACK = 29  # prctl's number for how late a thread may be woken
 _thread = threading.local()
 
