@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from pathlib import Path
 
@@ -52,6 +53,7 @@ LINKS: dict[str, Link] = {
     "infiniband": Link("infiniband", 50e9, 5e-6),
     "ethernet": Link("ethernet", 1.25e9, 3e-5),
 }
+_LINK_NAMES = ("intra", "inter", "host")
 _PRESET_LINKS = {
     "cpu": ("loopback", "ethernet"),
     "v100": ("nvlink2", "infiniband"),
@@ -158,11 +160,27 @@ def _from_toml(data: dict[str, object], where: str) -> Cluster:
     per_node = data.get("per_node", 8)
     if not isinstance(per_node, int) or per_node < 1:
         raise ClusterError(f"{where}: per_node must be a positive integer, not {per_node!r}")
+    _every_link(links, len(devices), per_node, where)
     return Cluster(str(data.get("name", Path(where).stem)), tuple(kinds), tuple(devices), per_node, intra, inter, host)
 
 
 def _host_link(kind: str) -> str:
     return "memory" if kind == "cpu" else "pcie"
+
+
+def _every_link(links: dict[object, object], devices: int, per_node: int, where: str) -> None:
+    """A file that states links states all that its devices need: none of another preset is put in their place."""
+    for name in links:
+        if name not in _LINK_NAMES:
+            raise ClusterError(f"{where}: unknown link {name!r}", hint=did_you_mean(str(name), _LINK_NAMES))
+    for name, used, between in (
+        ("intra", min(devices, per_node) > 1, "0 and 1, on one node"),
+        ("inter", devices > per_node, f"0 and {per_node}, on different nodes"),
+    ):
+        if links and used and name not in links:
+            raise ClusterError(
+                f"{where}: no link between devices {between}", hint=f"links.{name}, or no [links] at all"
+            )
 
 
 def _device_row(row: object, where: str) -> tuple[Device, int]:
@@ -176,23 +194,29 @@ def _device_row(row: object, where: str) -> tuple[Device, int]:
     if kind not in DEVICES:
         raise ClusterError(f"{where}: unknown kind {kind!r}", hint=did_you_mean(kind, DEVICES))
     base = DEVICES[kind]
-    memory = row.get("memory")
-    if memory is not None and (not isinstance(memory, int | float) or memory <= 0):
-        raise ClusterError(f"{where}: memory must be a positive number of GiB, not {memory!r}")
     count = row.get("count", 1)
-    if not isinstance(count, int) or count < 1:
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise ClusterError(f"{where}: count must be a positive integer, not {count!r}")
-    speed = float(row.get("speed", 1.0))
-    if speed <= 0:
-        raise ClusterError(f"{where}: speed must be positive, not {speed!r}")
+    flops = row.get("flops", {})
+    if not isinstance(flops, dict):
+        raise ClusterError(f"{where}: flops must be a table of operations per second by dtype, not {flops!r}")
     changed = {
         "name": str(row.get("name", base.name)),
-        "memory": int(memory * GIB) if memory is not None else base.memory,
-        "bandwidth": float(row.get("bandwidth", base.bandwidth)),
-        "overhead": float(row.get("overhead", base.overhead)),
-        "speed": speed,
+        "memory": int(_positive(row["memory"], f"{where}: memory (GiB)") * GIB) if "memory" in row else base.memory,
+        "flops": {**base.flops, **{str(d): _positive(v, f"{where}: flops of {d}") for d, v in flops.items()}},
+        "bandwidth": _positive(row.get("bandwidth", base.bandwidth), f"{where}: bandwidth"),
+        "overhead": _positive(row.get("overhead", base.overhead), f"{where}: overhead", zero=True),
+        "speed": _positive(row.get("speed", 1.0), f"{where}: speed"),
     }
     return msgspec.structs.replace(base, **changed), count
+
+
+def _positive(value: object, what: str, *, zero: bool = False) -> float:
+    """``value`` if it is a number more than 0 (or ``zero``) and not infinite."""
+    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not (0 < number < math.inf or (zero and number == 0)):
+        raise ClusterError(f"{what} must be a positive number, not {value!r}")
+    return number
 
 
 def _link(value: object, where: str) -> Link:
@@ -201,8 +225,7 @@ def _link(value: object, where: str) -> Link:
             raise ClusterError(f"{where}: unknown link class {value!r}", hint=did_you_mean(value, LINKS))
         return LINKS[value]
     if isinstance(value, dict) and {"bandwidth", "latency"} <= set(value):
-        bandwidth, latency = float(value["bandwidth"]), float(value["latency"])
-        if bandwidth <= 0 or latency < 0:
-            raise ClusterError(f"{where}: bandwidth must be positive and latency not negative")
+        bandwidth = _positive(value["bandwidth"], f"{where}: bandwidth")
+        latency = _positive(value["latency"], f"{where}: latency", zero=True)
         return Link(str(value.get("name", "custom")), bandwidth, latency)
     raise ClusterError(f"{where}: give the name of a link class, or bandwidth (bytes/s) and latency (s)")

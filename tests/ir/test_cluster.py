@@ -1,0 +1,81 @@
+"""Cluster files: what they say, and what is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from superscaler.errors import ClusterError
+from superscaler.ir.cluster import GIB, Cluster
+
+TWO_NODES = """
+per_node = 4
+[[devices]]
+kind = "h100"
+count = 4
+[[devices]]
+kind = "a100"
+count = 4
+memory = 40
+speed = 0.5
+flops = { bfloat16 = 1e14 }
+[links]
+intra = "nvlink4"
+inter = { bandwidth = 2.5e10, latency = 1e-5 }
+"""
+
+
+def load(text: str, tmp_path: Path) -> Cluster:
+    path = tmp_path / "cluster.toml"
+    path.write_text(text)
+    return Cluster.load(path)
+
+
+def test_mixed_devices_and_links(tmp_path: Path) -> None:
+    cluster = load(TWO_NODES, tmp_path)
+    assert cluster.size == 8
+    assert (cluster.device(3).name, cluster.device(4).name) == ("h100", "a100")
+    assert (cluster.device(4).memory, cluster.device(4).speed) == (40 * GIB, 0.5)
+    assert cluster.device(4).flops["bfloat16"] == 1e14
+    assert cluster.device(4).flops["float32"] == 19.5e12
+    assert (cluster.link(0, 3).name, cluster.link(3, 4).bandwidth) == ("nvlink4", 2.5e10)
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("", "no [[devices]] table"),
+    ("devices = 3", "no [[devices]] table"),
+    ("[[devices]]\nkind = 'h1000'", "unknown kind 'h1000'"),
+    ("[[devices]]\nmemory = 0", "memory (GiB) must be a positive number, not 0"),
+    ("[[devices]]\nmemory = -8", "memory (GiB) must be a positive number"),
+    ("[[devices]]\nmemory = nan", "memory (GiB) must be a positive number, not nan"),
+    ("[[devices]]\nmemory = inf", "memory (GiB) must be a positive number, not inf"),
+    ("[[devices]]\nmemory = true", "memory (GiB) must be a positive number"),
+    ("[[devices]]\nmemory = '80'", "memory (GiB) must be a positive number"),
+    ("[[devices]]\nspeed = 0", "speed must be a positive number"),
+    ("[[devices]]\nspeed = 'fast'", "speed must be a positive number"),
+    ("[[devices]]\nbandwidth = -1", "bandwidth must be a positive number"),
+    ("[[devices]]\noverhead = nan", "overhead must be a positive number"),
+    ("[[devices]]\nflops = 3", "flops must be a table"),
+    ("[[devices]]\nflops = { float32 = 0 }", "flops of float32 must be a positive number"),
+    ("[[devices]]\ncount = 0", "count must be a positive integer"),
+    ("[[devices]]\nmemroy = 8", "did you mean 'memory'"),
+    ("per_node = 0\n[[devices]]", "per_node must be a positive integer"),
+    ("[[devices]]\n[links]\nintra = 'nvlnk4'", "did you mean 'nvlink4'"),
+    ("[[devices]]\n[links]\nintra = { bandwidth = 0, latency = 0 }", "bandwidth must be a positive number"),
+    ("[[devices]]\n[links]\nintra = { bandwidth = 1, latency = -1 }", "latency must be a positive number"),
+    ("[[devices]]\n[links]\nintra = 3", "give the name of a link class"),
+    ("[[devices]]\n[links]\nouter = 'pcie'", "unknown link 'outer'"),
+    ("[[devices]]\ncount = 16\n[links]\nintra = 'nvlink4'", "no link between devices 0 and 8, on different nodes"),
+    ("[[devices]]\ncount = 4\n[links]\ninter = 'ethernet'", "no link between devices 0 and 1, on one node"),
+    ("[[devices", "not valid TOML"),
+])  # fmt: skip
+def test_what_is_wrong_is_named(text: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError) as caught:
+        load(text, tmp_path)
+    assert says in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="cannot read"):
+        Cluster.load(tmp_path / "none.toml")
