@@ -1,7 +1,7 @@
 """Certified schedules against the bars of the project: ``python benchmarks/schedule.py [row ...] [--quick]``.
 
-Rows: linear, scale, real, frontier, mixed, honesty. F = B = W = 10 unless said; V is 2P stages of half the cost on P
-devices. Prints one line per figure with its bar and writes ``benchmarks/results/schedule.json``. ``--quick`` takes
+Rows: linear, scale, real, frontier, mixed, honesty, runs. F = B = W = 10 unless said; V is 2P stages of half the cost
+on P devices. Prints one line per figure with its bar and writes ``benchmarks/results/schedule.json``. ``--quick`` takes
 fewer draws and leaves out the largest sizes. Times are wall seconds of this machine: quote them with its load.
 """
 
@@ -16,17 +16,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from superscaler.scheduler import Problem, verify
 from superscaler.scheduler.certified import PipelineTimetable, solve_pipeline
 from superscaler.scheduler.flow import flow_of
-from superscaler.scheduler.frontier import scheduling_alone, unlimited_bound, with_relief
+from superscaler.scheduler.frontier import Swapping, least_bandwidth, scheduling_alone, unlimited_bound, with_relief
 from superscaler.scheduler.greedy import greedy, policies, tuning
 from superscaler.scheduler.greedy_back import greedy_back
 from superscaler.scheduler.pipeline import PipelineProblem, to_problem
 from superscaler.scheduler.playground import to_json
 from superscaler.scheduler.ramps import ramp_bound
 
+ACTIVATION, TICK = 64 << 20, 1e-3
 RESULTS = Path(__file__).parent / "results" / "schedule.json"
 
 
@@ -39,6 +41,10 @@ class Line:
     measured: str
     bar: str
     met: bool | None
+
+    def __str__(self) -> str:
+        mark = {True: "ok  ", False: "MISS", None: "    "}[self.met]
+        return f"{mark} {self.row:<9} {self.what:<48} {self.measured}   [{self.bar}]"
 
 
 def v(devices: int, microbatches: int, activations: int | None, comm: int = 0) -> PipelineProblem:
@@ -153,7 +159,10 @@ def real(quick: bool) -> Iterator[Line]:
 
 
 def frontier(quick: bool) -> Iterator[Line]:
-    """The memory frontier of V at (8, 32), c = 0, alone and with swap and recomputation."""
+    """The memory frontier of V at (8, 32), c = 0, alone and with swap and recomputation.
+
+    Swapping: an activation of a half stage has 64 MiB, a tick is 1 ms (a forward of a half stage: 5 ms).
+    """
     bars = {16: (995, 995), 10: (1045, 0), 8: (1085, 1075)}
     problem = v(8, 32, None)
     curve = scheduling_alone(problem, (8, 10, 14, 16) if quick else range(4, 18))
@@ -164,19 +173,21 @@ def frontier(quick: bool) -> Iterator[Line]:
         bar = "" if length is None else f"<= {length}" + (f", bound >= {bound}" if bound else "")
         yield Line("frontier", f"V K={memory}", told(table, table.certificate.seconds), bar, met)
     bound = unlimited_bound(problem).value
-    best: tuple[int, float] | None = None
-    for transfer in (5, 7, 10) if quick else (2, 4, 5, 6, 7, 8, 10, 15):
+    for bandwidth in (10e9, 12.5e9, 25e9) if quick else (6e9, 8e9, 10e9, 12.5e9, 15e9, 25e9, 50e9):
         for memory in (8,) if quick else (4, 5, 6, 7, 8, 10, 12):
-            point = with_relief(curve, memory, transfer)
+            point = with_relief(curve, memory, Swapping(ACTIVATION, bandwidth, TICK))
             if point is None:
                 continue
             measured = f"{point.makespan} (bound {bound}), bubble {point.bubble:.2%}: "
             measured += f"{point.swaps} swaps, {point.recomputes} recomputed"
-            yield Line("frontier", f"V K={memory}, an activation moves in {transfer} ticks", measured, "", None)
-            if memory == 8 and point.bubble <= 0.045:
-                best = transfer, point.bubble
-    measured = "nowhere" if best is None else f"bubble {best[1]:.2%} where an activation moves in <= {best[0]} ticks"
-    yield Line("frontier", "half memory (K=8) with swap", measured, "where 4.5 % is possible", best is not None)
+            yield Line("frontier", f"V K={memory}, swap at {bandwidth / 1e9:g} GB/s", measured, "", None)
+    found = least_bandwidth(curve, 8, 0.045, ACTIVATION, TICK)
+    measured = "nowhere"
+    if found is not None:
+        swap, point = found
+        measured = f"bubble {point.bubble:.2%} from {swap.bandwidth / 1e9:.3g} GB/s on, {point.swaps} swaps, "
+        measured += f"{point.recomputes} recomputed: an activation moves in {swap.ticks / 5:g} forwards of a half stage"
+    yield Line("frontier", "half memory (K=8) with swap", measured, "where 4.5 % is possible", found is not None)
 
 
 def mixed(quick: bool) -> Iterator[Line]:
@@ -228,6 +239,13 @@ def honesty(quick: bool) -> Iterator[Line]:
     yield Line("honesty", "same seed, same schedule", str(same), "True (under load: see the tests)", same)
 
 
+def runs(quick: bool) -> Iterator[Line]:
+    """Named and solved schedules on Ray workers, tasks asleep."""
+    from benchmarks.slept_schedules import SCHEDULES, lines
+
+    yield from lines(SCHEDULES[:2] if quick else SCHEDULES, (8,) if quick else (8, 16), 20)
+
+
 def _plain(problem: PipelineProblem) -> Problem:
     return to_problem(problem)
 
@@ -239,6 +257,7 @@ ROWS: dict[str, Callable[[bool], Iterator[Line]]] = {
     "frontier": frontier,
     "mixed": mixed,
     "honesty": honesty,
+    "runs": runs,
 }
 
 
@@ -249,24 +268,23 @@ def main() -> None:
     options = parser.parse_args()
     from ortools.sat.python import cp_model  # noqa: F401  (its import is no part of solving)
 
-    load = os.getloadavg()[0]
     lines: list[Line] = []
     for row in options.rows or ROWS:
         for line in ROWS[row](options.quick):
             lines.append(line)
-            mark = {True: "ok  ", False: "MISS", None: "    "}[line.met]
-            print(f"{mark} {line.row:<9} {line.what:<48} {line.measured}   [{line.bar}]", flush=True)
-    _write(lines, load)
+            print(line, flush=True)
+    write(lines, by=lambda line: line["row"])
 
 
-def _write(lines: list[Line], load: float) -> None:
-    """Rows measured now replace those of the same name; the others stay."""
+def write(lines: list[Line], by: Callable[[dict[str, Any]], Any]) -> None:
+    """What was measured now replaces what has the same name (``by``: of a line); the rest stays."""
     old = json.loads(RESULTS.read_text())["lines"] if RESULTS.exists() else []
-    rows = {line.row for line in lines}
-    kept = [line for line in old if line["row"] not in rows]
+    new = [asdict(line) for line in lines]
+    names = [by(line) for line in new]
+    kept = [line for line in old if by(line) not in names]
     RESULTS.parent.mkdir(exist_ok=True)
-    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "load before": round(load, 1)}
-    found = {"machine": machine, "lines": kept + [asdict(line) for line in lines]}
+    machine = {"cores": os.cpu_count(), "python": platform.python_version()}
+    found = {"machine": machine, "lines": kept + new}
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -14,23 +14,20 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
-from superscaler.errors import InfeasiblePlan, PlanError, SplitError
+from superscaler.errors import PlanError, SplitError
 from superscaler.ir.check import check
 from superscaler.ir.cluster import Cluster
 from superscaler.ir.graph import Graph, Tensor
 from superscaler.ir.layout import Axis, Mesh, Space
 from superscaler.ir.plan import Entry, Plan, StateTensor
-from superscaler.ir.summary import bytes_text
 from superscaler.ir.task import TaskGraph
 from superscaler.plans import Planner, PlanScript, parse, single
+from superscaler.plans.fit import Making, infeasible, over
 from superscaler.scheduler.playground import schedule
 from superscaler.scheduler.profile import Profile, load_profile, profile_path, save_profile
 from superscaler.scheduler.simulate import simulate
-from superscaler.scheduler.tasks import schedule as schedule_tasks
-from superscaler.transforms.assemble import assemble, with_state
-from superscaler.transforms.lower import lower
+from superscaler.transforms.assemble import with_state
 from superscaler.transforms.optimize import Optimizer, with_optimizer
-from superscaler.transforms.place import place
 from superscaler.transforms.precision import MASTER
 
 if TYPE_CHECKING:
@@ -152,26 +149,22 @@ def compile_graphs(
     """Compile already traced graphs (entry name -> Graph) with one plan script into a checked plan."""
     entries: dict[str, Entry] = {}
     placed: dict[str, TaskGraph] = {}
+    making: dict[str, Making] = {}
     for name, graph in graphs.items():
         progress(f"splitting and placing {name}")
-        planner = Planner(graph, cluster)
-        script(planner)
-        said = planner.directives()
-        said.seed = seed
-        if name != "train":
-            said.recompute = frozenset()
-            said.order, said.split_weight = "gpipe", False
-        tasks = _on_same_homes(place(graph, said), next(iter(placed.values()), None))
-        placed[name] = tasks
-        lowered = lower(tasks)
+        making[name] = Making(graph, cluster, script, name == "train", seed, time_limit, profile)
+        placed[name] = _on_same_homes(making[name].tasks(), next(iter(placed.values()), None))
         progress(f"scheduling {name}")
-        entries[name] = assemble(lowered, schedule_tasks(lowered, cluster, time_limit=time_limit, profile=profile))
+        entries[name] = making[name].entry(placed[name])
     space = _union(tasks.space for tasks in placed.values())
     state = _state(placed)
     entries = {name: with_state(entry, state, space) for name, entry in entries.items()}
     workers = 1 + max(d for m in space.meshes for d in m.devices)
     plan = Plan(entries, space, state, cluster, workers, model or {}, settings or {"seed": seed}, assumptions)
-    _fits(plan)
+    for name, entry in entries.items():
+        if over(entry.programs, cluster):
+            progress(f"{name} does not fit: looking for the smallest change")
+            raise infeasible(making[name], name, entry)
     progress("checking")
     check(plan)
     if started is not None:
@@ -231,21 +224,6 @@ def _initial(tensor: Tensor) -> str | float:
     if tensor.name.endswith(MASTER) and tensor.kind == "optimizer":
         return f"parameter:{tensor.name.removesuffix(MASTER)}"
     return 0.0 if tensor.kind in ("optimizer", "cache") else tensor.kind
-
-
-def _fits(plan: Plan) -> None:
-    """Raise :class:`InfeasiblePlan` where a worker needs more memory than its device has."""
-    for name, entry in plan.entries.items():
-        for program in entry.programs:
-            for worker in program.workers:
-                limit = plan.cluster.device(worker).memory
-                if program.peak > limit:
-                    raise InfeasiblePlan(
-                        f"no schedule fits worker {worker}'s {bytes_text(limit)}",
-                        f"peak {bytes_text(program.peak)} in entry {name!r}",
-                        f"limits in conflict: memory[{worker}], microbatches={entry.microbatches}",
-                        hint='recompute("all"), more micro-batches, or more devices',
-                    )
 
 
 def launch(

@@ -9,16 +9,15 @@ from itertools import product
 
 from superscaler.errors import InfeasiblePlan, PlanError, SuperscalerError
 from superscaler.ir.cluster import Cluster
-from superscaler.ir.entry import Entry, StateTensor
 from superscaler.ir.graph import Graph
 from superscaler.ir.summary import bytes_text
-from superscaler.ir.task import TaskGraph
+from superscaler.plans.fit import with_whole_state
 from superscaler.plans.megatron import megatron
 from superscaler.plans.planner import Planner, PlanScript
 from superscaler.plans.recompute import recompute
 from superscaler.scheduler.replay import replay
 from superscaler.scheduler.tasks import schedule
-from superscaler.transforms.assemble import assemble, with_state
+from superscaler.transforms.assemble import assemble
 from superscaler.transforms.lower import lower
 from superscaler.transforms.place import place
 
@@ -123,7 +122,7 @@ def _tried(trial: Trial, graph: Graph, cluster: Cluster) -> Trial:
         _script(trial)(planner)
         tasks = place(graph, planner.directives())
         lowered = lower(tasks)
-        entry = _with_state(assemble(lowered, schedule(lowered, cluster)), tasks)
+        entry = with_whole_state(assemble(lowered, schedule(lowered, cluster)), tasks)
     except PlanError as e:
         return outcome(0.0, 0, e.what)
     seconds = max((end for ends in replay(entry).ends for end in ends), default=0) / 1e6
@@ -133,8 +132,3 @@ def _tried(trial: Trial, graph: Graph, cluster: Cluster) -> Trial:
         if program.peak > limit:
             return outcome(seconds, peak, f"peak {bytes_text(program.peak)} of {bytes_text(limit)}")
     return outcome(seconds, peak, "")
-
-
-def _with_state(entry: Entry, tasks: TaskGraph) -> Entry:
-    state = tuple(StateTensor(t.name, t.shape, t.dtype, t.kind, tasks.homes[t.name]) for t in tasks.graph.state())
-    return with_state(entry, state, tasks.space)

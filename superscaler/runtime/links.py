@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from statistics import median
-from time import perf_counter
+from statistics import mean, median
+from time import perf_counter, sleep
 
 import msgspec
 import torch
@@ -19,11 +19,19 @@ from superscaler.ir.cluster import Link
 from superscaler.runtime.distributed import connect, disconnect, serve
 
 SMALL, LARGE = 4 << 10, 4 << 20  # bytes
+_BETWEEN = 0.01  # seconds that a worker is busy otherwise between two communications
 _LIMIT = 120.0  # seconds for all of it
 
 
-def measure_link(device: str) -> Link:
-    """Bandwidth and latency between two workers. Raises :class:`RunError` if a process fails or takes too long."""
+class Measured(msgspec.Struct, frozen=True):
+    """``link`` between two workers; ``post``: seconds of a worker's own time that posting one end takes."""
+
+    link: Link
+    post: float
+
+
+def measure_link(device: str) -> Measured:
+    """Between two workers of this machine. Raises :class:`RunError` if a process fails or takes too long."""
     store = serve(2, limit=_LIMIT)
     command = [sys.executable, "-m", "superscaler.runtime.links"]
     pair = [
@@ -41,27 +49,45 @@ def measure_link(device: str) -> Link:
     if any(process.returncode for process in pair):
         lines = (found[0][1] or found[1][1]).decode(errors="replace").strip().splitlines()
         raise RunError("measuring the link failed", *lines[-1:])
-    return msgspec.json.decode(found[0][0].strip().splitlines()[-1], type=Link)
+    return msgspec.json.decode(found[0][0].strip().splitlines()[-1], type=Measured)
 
 
 def _main(worker: int, port: int, kind: str) -> None:
     device = torch.device(kind, worker) if kind == "cuda" else torch.device(kind)
     connect(worker, 2, "127.0.0.1", port, device=device, limit=_LIMIT)
     try:
-        short = _seconds(worker, SMALL, device, 40)
+        short = _seconds(worker, SMALL, device, 40, _BETWEEN)
         long = _seconds(worker, LARGE, device, 10)
+        post = _posting(worker, device, 20)
     finally:
         disconnect()
     if worker == 0:
         bandwidth = (LARGE - SMALL) / max(long - short, 1e-9)
-        print(msgspec.json.encode(Link("measured", bandwidth, max(short - SMALL / bandwidth, 0.0))).decode())
+        link = Link("measured", bandwidth, max(short - SMALL / bandwidth, 0.0))
+        print(msgspec.json.encode(Measured(link, post)).decode())
 
 
-def _seconds(worker: int, size: int, device: torch.device, times: int) -> float:
-    """One way: half of there and back."""
+def _posting(worker: int, device: torch.device, times: int) -> float:
+    """What posting takes a worker that has done something else before, sending and receiving by turns."""
+    message = torch.zeros(SMALL, dtype=torch.uint8, device=device)
+    found: list[float] = []
+    for turn in range(times + 2):
+        sleep(_BETWEEN)
+        start = perf_counter()
+        post = dist.isend if (turn + worker) % 2 else dist.irecv
+        work = post(message, 1 - worker)
+        found.append(perf_counter() - start)
+        if work is not None:
+            work.wait()
+    return mean(sorted(found[2:])[: times - 2])
+
+
+def _seconds(worker: int, size: int, device: torch.device, times: int, pause: float = 0.0) -> float:
+    """One way: half of there and back, after a ``pause``."""
     message = torch.zeros(size, dtype=torch.uint8, device=device)
     found: list[float] = []
     for _ in range(times + 3):
+        sleep(pause)
         start = perf_counter()
         for sender in (0, 1):
             if sender == worker:

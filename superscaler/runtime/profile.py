@@ -82,13 +82,14 @@ def measure(plan: Plan, *, repeats: int = 5, links: bool = True, progress: Annou
         raise PlanError("a worker of the plan does not fit into this machine", str(e).partition("\n")[0]) from e
     finally:
         torch.set_num_threads(before)
-    link = None
+    link, post = None, 0.0
     if links and plan.workers > 1 and (kind == "cpu" or torch.cuda.device_count() > 1):
         from superscaler.runtime.links import measure_link
 
         progress("measuring the link")
-        link = measure_link(kind)
-    return Profile(machine, device, link, ops, blocks)
+        measured = measure_link(kind)
+        link, post = measured.link, measured.post
+    return Profile(machine, device, link, ops, blocks, post)
 
 
 # --- ops --------------------------------------------------------------------------------------------------------------

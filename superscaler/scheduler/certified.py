@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
+from itertools import islice, product
 from time import monotonic
 
 from superscaler.errors import ScheduleError
@@ -20,10 +20,10 @@ from superscaler.scheduler.greedy import Tuning, greedy, policies, tuning
 from superscaler.scheduler.greedy_back import greedy_back
 from superscaler.scheduler.listing import list_schedule
 from superscaler.scheduler.periodic import ALL_SPANS, Course, extend, feasible
-from superscaler.scheduler.pipeline import KINDS, PipelineProblem, to_problem
+from superscaler.scheduler.pipeline import KINDS, MOST_TASKS, PipelineProblem, enumerable, to_problem
 from superscaler.scheduler.polish import Budget, from_kernel, from_pattern, is_slow, polish, prove
 from superscaler.scheduler.problem import Certificate, Problem, Status
-from superscaler.scheduler.ramps import ramp_bound
+from superscaler.scheduler.ramps import device_bounds, ramp_bound
 from superscaler.scheduler.solve import solve
 from superscaler.scheduler.tune import Make, climb
 
@@ -40,8 +40,10 @@ _EXACT_TASKS = 800
 _KERNEL_TASKS = 4000
 _ROUNDS = 4
 """Rounds of tuning and polishing for problems of up to so many tasks."""
-_BUSIEST = 3
-"""Devices that are relaxed together."""
+_BUSIEST = 2
+"""Devices that are relaxed together: with more of them the solver proves less."""
+_FAMILY = 8
+"""Policies tried again where the best schedule does not repeat itself."""
 _LONGER = 3
 """Policies tried on more micro-batches when the steady state does not show."""
 
@@ -58,7 +60,8 @@ class PipelineTimetable:
 
     @cached_property
     def starts(self) -> Starts:
-        """By kind, stage and micro-batch; written out on first use."""
+        """By kind, stage and micro-batch; written out on first use. :class:`ScheduleError` if they are too many."""
+        enumerable(self.problem)
         return self.course.expand()
 
     @property
@@ -107,6 +110,7 @@ def named_pipeline(problem: PipelineProblem, name: str) -> PipelineTimetable:
     """
     began = monotonic()
     find(name)
+    enumerable(problem)
     whole = to_problem(problem)
     steps = orders(name, problem.shape)
     check(problem.shape, steps, problem.limits)
@@ -160,10 +164,21 @@ class _Search:
             self.improve()
         if not feasible(self.small, self.starts):
             raise ScheduleError("a schedule failed its own check", hint="please report this problem")
-        course = extend(self.small, self.starts, self.flow.microbatches) or self.longer() or self.written_out()
+        course = extend(self.small, self.starts, self.flow.microbatches) or self.as_short() or self.longer()
+        course = course or self.written_out()
         # What a constructive schedule of all micro-batches takes: it repeats the same steady state.
         self.baseline = (self.baseline[0] + course.makespan - self.length, self.baseline[1])
         return course
+
+    def as_short(self) -> Course | None:
+        """Another policy of the family that is as short on few micro-batches, and has a steady state."""
+        for policy, back in islice(policies(self.small), _FAMILY):
+            starts = (greedy_back if back else greedy)(self.small, tuning(self.small, policy))
+            if self.small.makespan(starts) == self.length and feasible(self.small, starts):
+                course = extend(self.small, starts, self.flow.microbatches)
+                if course is not None:
+                    return course
+        return None
 
     def longer(self) -> Course | None:
         """The best policies on two and four times as many micro-batches: memory may take long to fill.
@@ -185,6 +200,11 @@ class _Search:
 
     def written_out(self) -> Course:
         """All micro-batches scheduled one by one: for a schedule without a steady state that could be repeated."""
+        if self.flow.tasks > MOST_TASKS:
+            raise ScheduleError(
+                f"no steady state was found, and {self.flow.tasks} tasks are too many to be scheduled one by one",
+                hint="fewer micro-batches",
+            )
         tried = [make(self.flow, tuned) for _, _, make, tuned in self.tried[:3]]
         starts = min(tried, key=self.flow.makespan)
         if not feasible(self.flow, starts):
@@ -222,14 +242,15 @@ class _Search:
         self.offer(polish(small, self.starts, floor, budget), "exact windows")
 
     def relax(self) -> None:
-        """A better bound from the busiest devices together, for small problems without repetition."""
+        """A better bound from the two devices of the highest bounds together, for small problems without repetition."""
         small, budget = self.small, self.budget
         if small.tasks > _EXACT_TASKS or small.microbatches < self.flow.microbatches or budget.blown:
             return
         from superscaler.scheduler.cpsat_relaxation import relaxed_bound
 
-        busiest = sorted(range(small.devices), key=lambda d: (-small.load[d], d))[:_BUSIEST]
-        effort = budget.effort
+        alone = device_bounds(small)
+        busiest = sorted(range(small.devices), key=lambda d: (-alone[d].value, d))[:_BUSIEST]
+        effort = budget.effort / 2
         value = relaxed_bound(
             small, busiest, self.floor, self.length, effort=effort, seed=budget.seed, time_limit=budget.left
         )

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import ceil, inf
 
+from superscaler.errors import ScheduleError
 from superscaler.scheduler.bounds import Bound
 from superscaler.scheduler.certified import EFFORT, PipelineTimetable, solve_pipeline
 from superscaler.scheduler.flow import BACKWARD, FORWARD, WEIGHT, flow_of
@@ -21,6 +23,27 @@ from superscaler.scheduler.ramps import ramp_bound
 from superscaler.scheduler.relief import Life, Relief
 
 OUT, IN = "swap_out", "swap_in"
+_SLOWEST = 64
+"""Ticks per transfer from which on swapping is taken to be of no use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swapping:
+    """What is swapped, over what: bytes of one activation of a stage, bytes per second either way, seconds per tick."""
+
+    activation: int
+    bandwidth: float
+    tick: float
+
+    def __post_init__(self) -> None:
+        for name, value in (("activation", self.activation), ("bandwidth", self.bandwidth), ("tick", self.tick)):
+            if not 0 < value < inf:
+                raise ScheduleError(f"{name} is {value}", hint="more than 0: bytes, bytes per second, seconds")
+
+    @property
+    def ticks(self) -> int:
+        """The ticks that one activation takes over the link, either way."""
+        return max(1, ceil(self.activation / (self.bandwidth * self.tick)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +77,38 @@ def scheduling_alone(
 
 
 def with_relief(
-    curve: dict[int, PipelineTimetable], memory: int, transfer: int | None, *, recompute: bool = True, seed: int = 0
+    curve: dict[int, PipelineTimetable], memory: int, swap: Swapping | None, *, recompute: bool = True, seed: int = 0
 ) -> Point | None:
-    """The shortest schedule of ``curve`` that fits in ``memory`` with swap and recomputation, or None.
+    """The shortest schedule of ``curve`` that fits in ``memory`` with swap (unless None) and recomputation, or None.
 
-    ``transfer`` is the ticks that one activation of one stage takes over the link, either way (``None``: no swap).
     The result is verified as a :class:`Problem` with its transfers and second forwards as jobs.
     """
+    transfer = None if swap is None else swap.ticks
     for table in sorted(curve.values(), key=lambda table: (table.makespan, table.problem.limits[0] or 0)):
         reliefs = _relieve(table, memory, transfer, recompute, seed)
         if reliefs is not None:
             return _point(table, memory, transfer, reliefs)
     return None
+
+
+def least_bandwidth(
+    curve: dict[int, PipelineTimetable], memory: int, bubble: float, activation: int, tick: float, *, seed: int = 0
+) -> tuple[Swapping, Point] | None:
+    """The slowest link over which ``memory`` is shown to be enough for at most ``bubble``, with the schedule; or None.
+
+    ``activation``: bytes of one activation of one stage; ``tick``: seconds. By bisection over whole ticks per transfer.
+    """
+    best: tuple[Swapping, Point] | None = None
+    low, high = 0, _SLOWEST
+    while high - low > 1:
+        middle = (low + high) // 2
+        swap = Swapping(activation, activation / (middle * tick), tick)
+        point = with_relief(curve, memory, swap, seed=seed)
+        if point is not None and point.bubble <= bubble:
+            low, best = middle, (swap, point)
+        else:
+            high = middle
+    return best
 
 
 def unlimited_bound(problem: PipelineProblem) -> Bound:

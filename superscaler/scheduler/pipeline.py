@@ -12,6 +12,11 @@ from superscaler.scheduler.problem import Edge, Job, Problem
 COMPUTE = "compute"
 COMM = "comm"
 KINDS = ("forward", "backward", "weight")
+MOST_STAGES = 1024
+MOST_TICKS = 10**9
+"""The longest task or delay: sums of them stay far within what the exact solver can count."""
+MOST_TASKS = 1_000_000
+"""The most tasks that are scheduled, or written out, one by one."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,17 @@ class PipelineProblem:
     def __post_init__(self) -> None:
         _positive("stages", self.stages)
         _positive("micro-batches", self.microbatches)
-        if self.comm < 0:
-            raise ScheduleError(f"--comm is {self.comm}", hint="a delay of 0 or more")
+        if self.stages > MOST_STAGES:
+            raise ScheduleError(f"{self.stages} stages", hint=f"at most {MOST_STAGES}")
+        if not 0 <= self.comm <= MOST_TICKS:
+            raise ScheduleError(f"comm is {self.comm}", hint=f"a delay of 0 to {MOST_TICKS}")
         if self.placement not in PLACEMENTS:
             raise UsageError(
                 f"no placement is called {self.placement!r}", hint=did_you_mean(self.placement, PLACEMENTS)
+            )
+        if self.placement == "v" and self.stages % 2:
+            raise UsageError(
+                f"placement v has two stages on every device: {self.stages} are odd", hint="an even number"
             )
         devices = self.shape.devices
         _positive("devices", devices)
@@ -56,6 +67,8 @@ class PipelineProblem:
             raise UsageError(f"{devices} devices for {self.stages} stages", hint="at least one stage per device")
         for kind in KINDS:
             self._per("stage", kind, self.costs(kind), self.stages)
+            if max(self.costs(kind)) > MOST_TICKS:
+                raise ScheduleError(f"{kind} takes {max(self.costs(kind))} ticks", hint=f"at most {MOST_TICKS}")
         self._per("device", "speed", self.speed or (1,) * devices, devices)
         limits = tuple(limit for limit in self.limits if limit is not None)
         self._per("device", "max_activations", limits, len(limits))
@@ -93,6 +106,11 @@ class PipelineProblem:
         return tuple(-(-cost // speed[shape.device(stage)]) for stage, cost in enumerate(self.costs(kind)))
 
     @property
+    def tasks(self) -> int:
+        """The number of compute tasks."""
+        return len(KINDS) * self.stages * self.microbatches
+
+    @property
     def comm_is_a_delay(self) -> bool:
         """Whether sends can never meet on their lane: none is longer than any task that precedes one."""
         return self.comm <= min(min(self.durations("forward")), min(self.durations("backward")))
@@ -108,6 +126,7 @@ def to_problem(problem: PipelineProblem, *, sends: bool | None = None) -> Proble
 
     Without ``sends`` communication is a delay on the edges. By default sends are jobs when they could meet on a lane.
     """
+    enumerable(problem)
     sends = not problem.comm_is_a_delay if sends is None else sends
     shape = problem.shape
     jobs = [
@@ -141,6 +160,16 @@ def to_problem(problem: PipelineProblem, *, sends: bool | None = None) -> Proble
             else:
                 edges.append((a, b, problem.comm if crosses else 0))
     return Problem(tuple(jobs), tuple(edges), problem.limits)
+
+
+def enumerable(problem: PipelineProblem) -> None:
+    """Raise :class:`ScheduleError` if ``problem`` has too many tasks to be looked at one by one."""
+    if problem.tasks > MOST_TASKS:
+        raise ScheduleError(
+            f"{problem.tasks} tasks are too many to be scheduled or written out one by one (at most {MOST_TASKS})",
+            f"{problem.stages} stages x {problem.microbatches} micro-batches x {len(KINDS)} kinds",
+            hint="fewer micro-batches; solving alone (ss.schedule) takes any number where the schedule repeats itself",
+        )
 
 
 def hops(problem: PipelineProblem) -> list[tuple[str, int, int]]:

@@ -25,7 +25,7 @@ def schedule(
     ``time_limit`` is in seconds. Raises :class:`UsageError` for an unknown order, :class:`ScheduleError` for bad costs,
     :class:`InfeasiblePlan` if memory holds no schedule.
     """
-    if time_limit is not None and time_limit < 0:
+    if time_limit is not None and not time_limit >= 0:
         raise UsageError(f"--time-limit is {time_limit}", hint="0 or more seconds")
     if order == SOLVE:
         return solve_pipeline(problem, seed=seed, time_limit=time_limit)

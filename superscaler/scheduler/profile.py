@@ -40,19 +40,24 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """Seconds of ops and of task bodies by key (see :mod:`.keys`), and the figures of device and links."""
+    """Seconds of ops and of task bodies by key (see :mod:`.keys`), and the figures of device and links.
+
+    ``post``: seconds of a worker's own time that posting one end of a communication takes.
+    """
 
     machine: Machine
     device: Device
     link: Link | None = None
     ops: dict[str, float] = {}
     blocks: dict[str, float] = {}
+    post: float = 0.0
     version: int = 1
 
     def merged(self, newer: Profile) -> Profile:
         """This profile with what a newer one of the same machine has measured."""
         ops, blocks = {**self.ops, **newer.ops}, {**self.blocks, **newer.blocks}
-        return Profile(newer.machine, newer.device, newer.link or self.link, ops, blocks)
+        link, post = (newer.link, newer.post) if newer.link is not None else (self.link, self.post)
+        return Profile(newer.machine, newer.device, link, ops, blocks, post)
 
     def applied(self, cluster: Cluster) -> Cluster:
         """The cluster with the measured figures of devices of this kind, and of the links between them."""

@@ -49,23 +49,30 @@ def heads(flow: Flow) -> Heads:
 
 def ramp_bound(flow: Flow) -> Bound:
     """The best bound of this kind over the devices; it also covers heads, tails and one critical path."""
+    best = Bound(_one_microbatch(flow, heads(flow)), "one micro-batch, out and back", "the critical path")
+    return max((best, *device_bounds(flow), memory_bound(flow)), key=lambda bound: bound.value)
+
+
+def device_bounds(flow: Flow) -> list[Bound]:
+    """For each device its work and what it must idle at the ramps."""
     head = heads(flow)
-    best = Bound(_one_microbatch(flow, head), "one micro-batch, out and back", "the critical path")
+    found: list[Bound] = []
     for d, mine in enumerate(flow.stages_of):
         up, until = filling(flow, head, d)
         down, since = draining(flow, head, d)
         work = flow.microbatches * flow.load[d]
         value = work + (up + down if work >= until + since else max(up, down))
-        if value > best.value:
-            best = Bound(value, "work and idle ramps of one device", _binding(flow, head, d, mine, up, down))
-    return max((best, memory_bound(flow)), key=lambda bound: bound.value)
+        found.append(Bound(value, "work and idle ramps of one device", _binding(flow, head, d, mine, up, down)))
+    return found
 
 
 def filling(flow: Flow, head: Heads, d: int) -> tuple[int, int]:
     """Least idle ticks of device d before its first backward can start, and that time."""
     mine = flow.stages_of[d]
     first, until = min(head.forward[s] for s in mine), min(head.backward[s] for s in mine)
-    work = _most_forwards([flow.duration[FORWARD][s] for s in mine], flow.capacity[d], flow.microbatches)
+    forwards = [flow.duration[FORWARD][s] for s in mine]
+    enough = until // max(1, min(forwards)) + 1  # forwards that fill all of that time anyhow
+    work = _most_forwards(forwards, min(flow.capacity[d], enough + len(mine)), flow.microbatches)
     return until - min(until - first, work), until
 
 

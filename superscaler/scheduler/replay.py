@@ -1,8 +1,9 @@
 """Replay: the Programs of an entry run in time as workers run them, each task as long as the plan says.
 
 A worker computes one task after another, in the order of its Program. Communication is posted at its place in that
-order and waited for where its values are touched; a transfer begins when both ends have posted it and the one before it
-on its link is over. Tasks that communicate inside end together. Workers of one role act alike, so roles are replayed.
+order, which takes the worker a moment, and waited for where its values are touched; a transfer begins when both ends
+have posted it and the one before it on its link is over. Tasks that communicate inside end together. Workers of one
+role act alike, so roles are replayed.
 
 All of that is fixed precedence: every task has a moment at which it is *reached* and one at which it is *over*, each
 the maximum of earlier ones plus a duration, so one pass in topological order gives all times.
@@ -45,12 +46,14 @@ class Replay:
         return chain[::-1]
 
 
-def replay(entry: Entry, durations: Durations | None = None) -> Replay:
+def replay(entry: Entry, durations: Durations | None = None, *, post: int = 0) -> Replay:
     """Run the entry's Programs in time. ``durations``: microseconds of a role's item, instead of what the plan states.
+
+    ``post``: microseconds of a worker's own time that posting one end of a communication takes.
 
     Raises :class:`ScheduleError` if the Programs wait for each other in a circle, which those of a checked plan do not.
     """
-    moments = _Moments(entry, durations or (lambda _, item: item.end - item.start))
+    moments = Moments(entry, durations or (lambda _, item: item.end - item.start), post)
     for role, program in enumerate(entry.programs):
         moments.add(role, program)
     moments.meet()
@@ -71,12 +74,13 @@ class _Uses:
 
 
 @dataclass
-class _Moments:
+class Moments:
     """The moments of all tasks, two each (reached: even, over: odd), then those at which all members of a collective
     have come; and what each moment comes after, with the delay between."""
 
     entry: Entry
     durations: Durations
+    post: int
     nodes: list[Node] = field(default_factory=list[Node])
     lengths: list[int] = field(default_factory=list[int])
     after: list[list[tuple[int, int]]] = field(default_factory=list[list[tuple[int, int]]])
@@ -85,22 +89,21 @@ class _Moments:
     def add(self, role: int, program: Program) -> None:
         """The tasks of a role, in order."""
         uses = _uses(self.entry, program)
-        clock: int | None = None
+        clock: list[tuple[int, int]] = []  # the moment from which the worker is free, with the delay after it
         moved: dict[Key, list[int]] = {}
         sent: dict[Key, list[int]] = {}
         links: dict[str, int] = {}
         for number, item in enumerate(program.order):
             block, use = program.blocks[item.block], uses[item.block]
             reached, over = self._task((role, number), self.durations(role, item))
-            waits = [] if clock is None else [clock]
-            waits += self._found(program, block, item, use.touches, moved)
+            waits = self._found(program, block, item, use.touches, moved)
             waits += self._found(program, block, item, use.overwrites, sent)
-            self.after[reached] += [(w, 0) for w in dict.fromkeys(waits)]
+            self.after[reached] += [*clock, *((w, 0) for w in dict.fromkeys(waits))]
             for comm in use.comms:
                 how = "compute" if block.lane == "compute" else "receive" if use.receives else "send"
                 self.met.setdefault((comm, item.microbatch), []).append((over, how))
+            clock = [(over, 0) if block.lane == "compute" else (reached, self.post)]
             if block.lane == "compute":
-                clock = over
                 continue
             if not use.receives:
                 if use.link in links:

@@ -27,7 +27,7 @@ def simulate(
     found = plan.entries[name]
     if profile is not None and durations is None:
         durations = profiled(plan, name, profile)
-    run = replay(found, durations)
+    run = replay(found, durations, post=round(profile.post * 1e6) if profile is not None else 0)
     makespan = max((end for ends in run.ends for end in ends), default=0)
     chain = run.critical()
     held = state_bytes(plan)

@@ -34,9 +34,12 @@ class StageFlow:
         found = ramp_bound(self.flow.with_capacity(self._capacity(memory, smallest=True)))
         return Bound(found.value + self.tail, found.source, found.binding)
 
-    def within(self, memory: Memory) -> Flow | None:
-        """The flow with as many activations as surely fit, every one as large as the largest; None if too few do."""
-        capacity = self._capacity(memory, smallest=False)
+    def within(self, memory: Memory, fewer: int = 0) -> Flow | None:
+        """The flow with as many activations as fit if each is as large as the largest, and so many ``fewer``.
+
+        None if those are too few.
+        """
+        capacity = tuple(room - fewer for room in self._capacity(memory, smallest=False))
         enough = all(room >= len(mine) for room, mine in zip(capacity, self.flow.stages_of, strict=True))
         return self.flow.with_capacity(capacity) if enough else None
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from time import monotonic
 
-from superscaler.errors import ScheduleError
+from superscaler.errors import InfeasiblePlan, ScheduleError
 from superscaler.ir import plan
 from superscaler.ir.cluster import Cluster
 from superscaler.ir.program import Recv, Send
@@ -14,6 +14,8 @@ from superscaler.ir.schedule import Schedule, Slot
 from superscaler.scheduler.bounds import Bound, closed_form
 from superscaler.scheduler.certified import solve_flow
 from superscaler.scheduler.entry_problem import EntryProblem, entry_problem
+from superscaler.scheduler.explain import hopeless
+from superscaler.scheduler.initial import best, constructive
 from superscaler.scheduler.listing import list_schedule
 from superscaler.scheduler.problem import Certificate, Problem, makespan
 from superscaler.scheduler.profile import Profile
@@ -27,6 +29,10 @@ Starts = tuple[int, ...]
 
 _EFFORT = 1.0
 """Deterministic seconds for the pipeline inside an entry."""
+_FIRST_EFFORT = 2.0
+_FEWER = 4
+"""How many activations fewer than fit by themselves are tried."""
+_EXACT_EFFORT = 2.0
 _EXACT_JOBS = 3000
 """Up to so many jobs the whole entry goes to the exact solver."""
 
@@ -88,21 +94,36 @@ def _solved(
     blown = False
     if inside is not None and not _reached(problem, known, bound):
         blown = _from_pipeline(inside, problem, memory, known, seed, time_limit)
-    name, starts = min(known.items(), key=lambda each: makespan(problem, each[1])) if known else ("none", None)
-    if starts is not None and makespan(problem, starts) == bound.value:
+    if not known:
+        known["exact search"] = _first(problem, seed, time_limit)
+    name, starts = min(known.items(), key=lambda each: makespan(problem, each[1]))
+    if makespan(problem, starts) == bound.value:
         return starts, _certificate(problem, starts, name, bound, seed, monotonic() - began)
     left = None if time_limit is None else max(0.0, time_limit - (monotonic() - began))
-    small = len(problem.jobs) <= _EXACT_JOBS
-    table = solve(problem, seed=seed, time_limit=left, hint=starts, **({} if small else {"effort": 0.0}))
+    effort = _EXACT_EFFORT if len(problem.jobs) <= _EXACT_JOBS else 0.0
+    table = solve(problem, seed=seed, effort=effort, time_limit=left, hint=starts)
     found = table.certificate
     if bound.value > found.bound:
         found = replace(found, bound=bound.value, bound_source=bound.source, binding=bound.binding)
     status = "optimal" if found.bound == found.makespan else "time_limit" if blown else found.status
     status = "feasible" if status == "constructive" and inside is not None else status
-    baseline = makespan(problem, starts) if starts is not None else found.baseline[0]
     return table.starts, plan.Certificate(
-        status, found.makespan, found.bound, found.gap, baseline, name, found.binding, seed, monotonic() - began
-    )
+        status, found.makespan, found.bound, found.gap, makespan(problem, starts), name, found.binding, seed,
+        monotonic() - began,
+    )  # fmt: skip
+
+
+def _first(problem: Problem, seed: int, time_limit: float | None) -> Starts:
+    """Any schedule within memory, where none was constructed."""
+    found = best(problem, constructive(problem))[1] if not hopeless(problem) else None
+    if found is None and len(problem.jobs) <= _EXACT_JOBS and not hopeless(problem):
+        from superscaler.scheduler import cpsat
+
+        found = cpsat.search(problem, effort=_FIRST_EFFORT, seed=seed, time_limit=time_limit).starts
+    if found is None:
+        limits = ", ".join(f"memory[{d}]={units}" for d, units in enumerate(problem.capacity) if units is not None)
+        raise InfeasiblePlan("no schedule was found within the memory of the devices", f"limits: {limits}")
+    return found
 
 
 def _known(entry: EntryProblem, problem: Problem) -> dict[str, Starts]:
@@ -128,16 +149,19 @@ def _from_pipeline(
     time_limit: float | None,
 ) -> bool:
     """Add what the pipeline solver finds for the stages alone; whether its time ran out."""
-    flow = inside.within(memory)
-    if flow is None:
-        return False
-    starts, blown = solve_flow(
-        flow, seed=seed, effort=_EFFORT, time_limit=None if time_limit is None else time_limit / 2
-    )
-    try:
-        known["solved pipeline"] = list_schedule(problem, lane_orders(inside.entry, orders_of(flow, starts)))
-    except ScheduleError:
-        return blown
+    deadline = None if time_limit is None else monotonic() + time_limit / 2
+    blown = False
+    for fewer in range(_FEWER if memory else 1):
+        flow = inside.within(memory, fewer)
+        left = None if deadline is None else deadline - monotonic()
+        if flow is None or (left is not None and left <= 0):
+            break
+        starts, blown = solve_flow(flow, seed=seed, effort=_EFFORT, time_limit=left)
+        try:
+            known["solved pipeline"] = list_schedule(problem, lane_orders(inside.entry, orders_of(flow, starts)))
+        except ScheduleError:  # what is held besides activations takes more than there is
+            continue
+        break
     return blown
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from superscaler.scheduler.certified import PipelineTimetable
-from superscaler.scheduler.pipeline import COMPUTE
+from superscaler.scheduler.pipeline import COMPUTE, MOST_TASKS
 from superscaler.scheduler.playground import Slot, slots
 from superscaler.viz.chart import Bar, Chart, Row
 from superscaler.viz.grid import Cell, grid
@@ -13,14 +13,20 @@ from superscaler.viz.png import write_png
 
 
 def text(table: PipelineTimetable, *, width: int = 120) -> str:
-    """The rank x time grid (compute only: sends are drawn by :func:`chart`) and the certificate below it."""
+    """The rank x time grid (compute only: sends are drawn by :func:`chart`) and the certificate below it.
+
+    Of more tasks than are written out, the certificate alone.
+    """
+    known = f"{table.certificate}; bubble {table.bubble:.1%}"
+    if table.problem.tasks > MOST_TASKS:
+        return f"{table.problem.tasks} tasks, too many to draw\n{known}"
     cells = [
         Cell(f"device {slot['device']}", str(slot["kind"]), int(slot["microbatch"]), *_span(slot))
         for slot in slots(table)
         if slot["lane"] == COMPUTE
     ]
     cells.sort(key=lambda cell: (int(cell.row.split()[1]), cell.start))
-    return f"{grid(cells, width=width)}\n{table.certificate}; bubble {table.bubble:.1%}"
+    return f"{grid(cells, width=width)}\n{known}"
 
 
 def chart(table: PipelineTimetable, *, title: str = "") -> Chart:

@@ -107,7 +107,7 @@ def test_one_short_device_is_named(limit: tuple[int, ...]) -> None:
         ({"forward": 0}, "forward of stage 0 is 0"),
         ({"backward": (10, 10, -1, 10)}, "backward of stage 2 is -1"),
         ({"weight": (10, 10)}, "weight has 2 entries for 4 stages"),
-        ({"comm": -1}, "--comm is -1"),
+        ({"comm": -1}, "comm is -1"),
         ({"microbatches": 0}, "0 micro-batches"),
         ({"speed": (1, 1, 0, 1)}, "speed of device 2 is 0"),
         ({"max_activations": 0}, "max_activations of device 0 is 0"),

@@ -1,0 +1,325 @@
+"""Schedules as they run: pipelines of sleeping tasks on Ray workers, beside torch's ZBV and DualPipeV in the same run.
+
+    python -m benchmarks.slept_schedules [--schedules zb_v:v,solve:v,...] [--microbatches 8,16] [--steps 20]
+
+It is the row "runs" of ``benchmarks/schedule.py``, which runs all of it.
+
+A stage of a linear pipeline sleeps 20 ms in its forward, its input gradient and its weight gradient; where a device has
+two stages, each sleeps 10 ms. A step is timed inside the workers, ours from the first task to the last, torch's between
+barriers; *called* is what a caller of ours waits, Ray's part included. *Predicted* is what ``simulate`` says before the
+run, with a profile measured on this machine. *Overhead* is what a step takes beyond what the plan stated when it was
+compiled, which counts the network; torch states none, so for it beyond the least that its own order can take with these
+sleeps and no network. Ours is compared with torch's of the same schedule (zb_v with ZBV, dualpipe_v with DualPipeV),
+else with the smaller one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.pipelining import PipelineStage
+from torch.distributed.pipelining.schedules import ScheduleDualPipeV, ScheduleZBVZeroBubble
+
+from benchmarks.schedule import Line, write
+from superscaler.api import compile as compile_plan
+from superscaler.api import profile, simulate
+from superscaler.ir.cluster import Cluster
+from superscaler.ir.plan import Plan
+from superscaler.runtime.launch import launch
+from superscaler.runtime.ops import sleep
+from superscaler.runtime.ops.sleeping import slept
+from superscaler.scheduler import Job, Problem, list_schedule, makespan
+from superscaler.transforms.optimize import SGD
+
+DEVICES, WIDTH, MILLISECONDS = 4, 8, 20.0
+STAGES = {"linear": 4, "bidirectional": 4, "v": 8, "interleaved": 8}
+SCHEDULES = (
+    "1f1b:linear", "zb_h1:linear", "chimera:bidirectional", "interleaved_1f1b:interleaved", "zb_v:v", "v_half:v",
+    "v_min:v", "dualpipe_v:v", "solve:linear", "solve:v",
+)  # fmt: skip
+TORCH = {"ZBV": ScheduleZBVZeroBubble, "DualPipeV": ScheduleDualPipeV}
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What steps took, in milliseconds: medians of so many; what was stated, and predicted, before."""
+
+    name: str
+    microbatches: int
+    stated: float
+    predicted: float
+    measured: float
+    called: float
+    steps: int
+
+    @property
+    def overhead(self) -> float:
+        return max(self.measured - self.stated, 0.0)
+
+    @property
+    def off(self) -> float:
+        return self.measured / self.predicted - 1
+
+    def __str__(self) -> str:
+        figures = f"{self.measured:.1f} for {self.predicted:.1f} ms ({self.off:+.2%})"
+        return f"{figures}, planned {self.stated:.1f}, called {self.called:.1f}, {self.steps} steps"
+
+
+# --- ours ------------------------------------------------------------------------------------------------------------
+
+
+class Layer(nn.Module):
+    """Wide inside, so that stages are cut between layers. Its weight gradient sleeps by itself, behind ``scale``."""
+
+    def __init__(self, milliseconds: float) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+        self.scale, self.milliseconds = nn.Parameter(torch.ones(4 * WIDTH)), milliseconds
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = sleep(self.up(x), self.milliseconds, self.milliseconds)
+        return self.down(inside * sleep(self.scale, 0.0, self.milliseconds))
+
+
+class Slept(nn.Module):
+    """A layer per stage and a sum."""
+
+    def __init__(self, stages: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(Layer(MILLISECONDS * DEVICES / stages) for _ in range(stages)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x).sum()
+
+
+def planned(schedule: str, placement: str, microbatches: int) -> tuple[Plan, nn.Module, Tensor]:
+    """The plan of a schedule, its model and its batch."""
+    torch.manual_seed(0)
+    stages = STAGES[placement]
+    model, x = Slept(stages), torch.randn(microbatches, WIDTH)
+    script = f"pipeline:stages={stages},microbatches={microbatches},schedule={schedule},placement={placement}"
+    cluster = Cluster.local(DEVICES)
+    return compile_plan(model, (x,), cluster=cluster, plan=script, optimizer=SGD(lr=0.0), evaluate=False), model, x
+
+
+def ours(name: str, microbatches: int, steps: int) -> Ran:
+    """Steps of a named or solved schedule ("NAME:PLACEMENT") on four Ray workers."""
+    schedule, _, placement = name.partition(":")
+    plan, model, x = planned(schedule, placement, microbatches)
+    with TemporaryDirectory() as place:
+        predicted = simulate(plan, profile=profile(plan, path=f"{place}/profile.json", repeats=2)).makespan / 1000
+    times: list[float] = []
+    called: list[float] = []
+    with launch(plan, model) as job:
+        for _ in range(3):  # connections are made, code is warm
+            job.step(x)
+        for _ in range(steps):
+            begin = time.perf_counter()
+            job.step(x)
+            called.append((time.perf_counter() - begin) * 1000)
+            tasks = [task for task in job.trace() if task.lane == "compute"]
+            times.append((max(task.end for task in tasks) - min(task.start for task in tasks)) / 1000)
+    stated = plan.entries["train"].certificate.makespan / 1000
+    return Ran(name, microbatches, stated, predicted, statistics.median(times), statistics.median(called), steps)
+
+
+# --- torch -----------------------------------------------------------------------------------------------------------
+
+
+class Nap(torch.autograd.Function):
+    """Sleeps for autograd: so long forward, so long backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, forward: float, backward: float) -> Tensor:
+        ctx.backward_milliseconds = backward
+        return slept(x, forward)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return slept(grad, ctx.backward_milliseconds), None, None
+
+
+class Half(nn.Module):
+    """The same layer for autograd: the sleep of the weight gradient stands on the parameter's path alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+        self.scale = nn.Parameter(torch.ones(4 * WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = MILLISECONDS / 2
+        nap: Callable[..., Tensor] = Nap.apply  # pyright: ignore[reportAssignmentType]
+        return self.down(nap(self.up(x), half, half) * nap(self.scale, 0.0, half))
+
+
+def torch_rank(rank: int, which: str, microbatches: int, port: int, commands: Any, told: Any) -> None:
+    """One rank of torch.distributed.pipelining: a step per command, until there are no more."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=DEVICES)
+    device, count = torch.device("cpu"), 2 * DEVICES
+    stages: list[Any] = []
+    for index in (rank, count - 1 - rank):
+        example = torch.randn(1, WIDTH, requires_grad=index > 0)
+        output = torch.randn(1, WIDTH, requires_grad=True)
+        stages.append(PipelineStage(Half(), index, count, device, input_args=(example,), output_args=(output,)))
+    schedule: Any = TORCH[which](stages, microbatches, loss_fn=lambda out, _: out.sum())
+    x = torch.randn(microbatches, WIDTH)
+    if rank == 0:
+        told.put(least(schedule.pipeline_order))
+    while commands.get():
+        dist.barrier()
+        begin = time.perf_counter()
+        schedule.step(x, target=x) if rank == 0 else schedule.step()
+        dist.barrier()
+        if rank == 0:
+            told.put((time.perf_counter() - begin) * 1000)
+    dist.destroy_process_group()
+
+
+def least(order: Mapping[int, Sequence[Any]]) -> float:
+    """The least milliseconds that an order of torch's can take with these sleeps: its tasks by list scheduling."""
+    index: dict[tuple[str, int, int], int] = {}
+    jobs: list[Job] = []
+    edges: list[tuple[int, int, int]] = []
+    for rank, actions in order.items():
+        before = len(jobs)
+        for action in actions:
+            for part in _parts(action):
+                kind = part.computation_type.value
+                for letter in "IW" if kind == "B" else str(kind):
+                    index[letter, part.stage_index, part.microbatch_index] = len(jobs)
+                    jobs.append(Job(rank, letter, part.stage_index, part.microbatch_index, 1, ((rank, "compute"),)))
+        edges += [(a, b, 0) for a, b in pairwise(range(before, len(jobs)))]
+    for (kind, stage, j), i in index.items():
+        wanted = {"F": [("F", stage - 1, j)], "I": [("I", stage + 1, j), ("F", stage, j)], "W": [("I", stage, j)]}[kind]
+        edges += [(index[key], i, 0) for key in wanted if key in index]
+    problem = Problem(tuple(jobs), tuple(edges), (None,) * DEVICES)
+    return makespan(problem, list_schedule(problem, [0.0] * len(jobs))) * MILLISECONDS / 2
+
+
+def _parts(action: Any) -> tuple[Any, ...]:
+    """The tasks of one place in torch's order: none, one, or a forward and a backward at once."""
+    return () if action is None else action.sub_actions or (action,)
+
+
+@contextmanager
+def torch_pipeline(which: str, microbatches: int, port: int) -> Generator[tuple[float, Callable[[], float]]]:
+    """The least that torch's order can take, and a function that makes one step and returns its milliseconds."""
+    context = multiprocessing.get_context("spawn")
+    commands, told = [context.Queue() for _ in range(DEVICES)], context.Queue()
+    ranks = [
+        context.Process(target=torch_rank, args=(rank, which, microbatches, port, commands[rank], told), daemon=True)
+        for rank in range(DEVICES)
+    ]
+    for process in ranks:
+        process.start()
+
+    def step() -> float:
+        for queue in commands:
+            queue.put(True)
+        return told.get(timeout=120)
+
+    try:
+        yield told.get(timeout=120), step
+    finally:
+        for queue in commands:
+            queue.put(False)
+        for process in ranks:
+            process.join(10)
+            process.kill()
+
+
+def torchs(microbatches: int, steps: int) -> dict[str, Ran]:
+    """torch's two, their steps interleaved."""
+    with ExitStack() as stack:
+        port = 29600 + os.getpid() % 1000
+        running = {
+            which: stack.enter_context(torch_pipeline(which, microbatches, port + i)) for i, which in enumerate(TORCH)
+        }
+        times: dict[str, list[float]] = {which: [] for which in running}
+        for turn in range(steps + 3):
+            for which, (_, step) in running.items():
+                took = step()
+                times[which] += [took] if turn >= 3 else []
+        return {which: torchs_run(which, microbatches, running[which][0], times[which]) for which in running}
+
+
+def torchs_run(which: str, microbatches: int, least: float, times: list[float]) -> Ran:
+    """What torch took; it predicts nothing, so the least that its order can take stands for that."""
+    took = statistics.median(times)
+    return Ran(which, microbatches, least, least, took, took, len(times))
+
+
+# --- both ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One schedule of ours with torch's two of the same run."""
+
+    ran: Ran
+    torch: dict[str, Ran]
+
+    @property
+    def share(self) -> float:
+        """Our overhead as a share of torch's."""
+        same = {"zb_v:v": "ZBV", "dualpipe_v:v": "DualPipeV"}.get(self.ran.name)
+        beside = [self.torch[same]] if same else list(self.torch.values())
+        return self.ran.overhead / min(other.overhead for other in beside)
+
+
+def compare(schedules: Sequence[str], microbatches: Sequence[int], steps: int) -> Iterator[Compared]:
+    """Every schedule of ``schedules`` at every number of micro-batches."""
+    for count in microbatches:
+        others = torchs(count, steps)
+        for name in schedules:
+            yield Compared(ours(name, count, steps), others)
+
+
+def lines(schedules: Sequence[str], microbatches: Sequence[int], steps: int) -> Iterator[Line]:
+    """The figures beside their bars."""
+    told: set[int] = set()
+    for found in compare(schedules, microbatches, steps):
+        ran, count = found.ran, found.ran.microbatches
+        if count not in told:
+            told.add(count)
+            yield from (
+                Line("runs", f"torch {n} m={count}: median step", str(r), "", None) for n, r in found.torch.items()
+            )
+        yield Line("runs", f"{ran.name} m={count}: median step", str(ran), "within 1 %", abs(ran.off) <= 0.01)
+        beside = ", ".join(f"{name} {other.overhead:.1f}" for name, other in found.torch.items())
+        measured = f"{found.share:.2f} ({ran.overhead:.1f} ms; {beside})"
+        yield Line("runs", f"{ran.name} m={count}: overhead, share of torch's", measured, "0.25", found.share <= 0.25)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--schedules", default=",".join(SCHEDULES), help="NAME:PLACEMENT, by comma")
+    parser.add_argument("--microbatches", default="8,16", help="numbers of micro-batches, by comma")
+    parser.add_argument("--steps", type=int, default=20, help="timed steps of each")
+    options = parser.parse_args()
+    counts = [int(count) for count in options.microbatches.split(",")]
+    found: list[Line] = []
+    for line in lines(options.schedules.split(","), counts, options.steps):
+        print(line, flush=True)
+        found.append(line)
+    write(found, by=lambda line: (line["row"], line["what"]))
+
+
+if __name__ == "__main__":
+    main()

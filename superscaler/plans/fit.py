@@ -1,0 +1,181 @@
+"""From a plan's words to an entry that fits its devices; if none does, the changes after which one does, each tried.
+
+``solve`` schedules without a limit first; where that is too much for a device, within the memory that is left beside
+state and workspace, and, since the arena has gaps that no schedule sees, a little tighter until the whole fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from superscaler.errors import InfeasiblePlan, PlanError, ScheduleError, SplitError
+from superscaler.ir.cluster import Cluster
+from superscaler.ir.entry import Entry, StateTensor
+from superscaler.ir.graph import Graph, Op
+from superscaler.ir.program import Program
+from superscaler.ir.summary import bytes_text
+from superscaler.ir.task import TaskGraph
+from superscaler.plans.planner import Planner, PlanScript
+from superscaler.scheduler.profile import Profile
+from superscaler.scheduler.tasks import schedule
+from superscaler.transforms.assemble import assemble, with_state
+from superscaler.transforms.lower import lower
+from superscaler.transforms.place import place
+
+_TIGHTER = 5
+"""How often a schedule within memory is tried again in less, for the gaps of its arena."""
+_DOUBLINGS = 3
+_HALVINGS = 5
+
+Change = Callable[[Planner], None]
+
+
+@dataclass(frozen=True)
+class Making:
+    """What an entry is made of: a graph and what is said of it. ``train``: whether it is the one that is trained."""
+
+    graph: Graph
+    cluster: Cluster
+    script: PlanScript
+    train: bool = True
+    seed: int = 0
+    time_limit: float | None = None
+    profile: Profile | None = None
+
+    def planner(self, *changes: Change) -> Planner:
+        """The graph with what the script, and then ``changes``, say of it."""
+        planner = Planner(self.graph, self.cluster)
+        for say in (self.script, *changes):
+            say(planner)
+        return planner
+
+    def tasks(self, *changes: Change) -> TaskGraph:
+        """The TaskGraph; what is not trained has no backward to recompute for or to order."""
+        said = self.planner(*changes).directives()
+        said.seed = self.seed
+        if not self.train:
+            said.recompute = frozenset()
+            said.order, said.split_weight = "gpipe", False
+        return place(self.graph, said)
+
+    def entry(self, tasks: TaskGraph) -> Entry:
+        """The entry of ``tasks``, without state; one that "solve" orders is within the devices' memory if it can be."""
+        lowered = lower(tasks)
+
+        def timed(memory: Mapping[int, int] | None) -> Entry:
+            found = schedule(lowered, self.cluster, time_limit=self.time_limit, profile=self.profile, memory=memory)
+            return assemble(lowered, found)
+
+        entry = timed(None)
+        room: dict[int, int] = {}
+        for _ in range(_TIGHTER if tasks.order == "solve" else 0):
+            programs = with_whole_state(entry, tasks).programs
+            if not over(programs, self.cluster):
+                break
+            for program in programs:
+                for worker in program.workers:
+                    limit = self.cluster.device(worker).memory
+                    known = room.get(worker, limit - (program.peak - program.arena))
+                    room[worker] = known - max(0, program.peak - limit if worker in room else 0)
+            try:
+                entry = timed(room)
+            except InfeasiblePlan:
+                break
+        return entry
+
+    def fits(self, tasks: TaskGraph) -> int | None:
+        """The largest peak of the entry of ``tasks`` if it fits, else None."""
+        programs = with_whole_state(self.entry(tasks), tasks).programs
+        return None if over(programs, self.cluster) else max(program.peak for program in programs)
+
+
+def with_whole_state(entry: Entry, tasks: TaskGraph) -> Entry:
+    """The entry with its graph's whole state in every program's peak."""
+    state = tuple(
+        StateTensor(
+            t.name, t.shape, t.dtype, t.kind, tasks.homes[t.name],
+            memory="host" if t.name in tasks.hosted else "device",
+        )
+        for t in tasks.graph.state()
+    )  # fmt: skip
+    return with_state(entry, state, tasks.space)
+
+
+def over(programs: Sequence[Program], cluster: Cluster) -> list[Program]:
+    """The programs that need more memory than a device of theirs has."""
+    return [p for p in programs if p.peak > min(cluster.device(worker).memory for worker in p.workers)]
+
+
+# --- why nothing fits ------------------------------------------------------------------------------------------------
+
+
+def infeasible(making: Making, name: str, entry: Entry) -> InfeasiblePlan:
+    """The error for an entry (its state counted) that does not fit: where, limits in conflict, what would help."""
+    worst = max(over(entry.programs, making.cluster), key=lambda program: program.peak)
+    worker = min(worst.workers, key=lambda w: making.cluster.device(w).memory)
+    limit = making.cluster.device(worker).memory
+    found = list(smallest_changes(making, entry, worst)) if making.train else []
+    limits = dict.fromkeys((f"memory[{worker}]", *(relieved for relieved, _ in found if relieved)))
+    return InfeasiblePlan(
+        f"no schedule fits worker {worker}'s {bytes_text(limit)}",
+        f"peak {bytes_text(worst.peak)} in entry {name!r}, {bytes_text(worst.arena)} of it between tasks",
+        f"limits in conflict: {', '.join(limits)}",
+        hint=", or ".join(text for _, text in found) or "more devices, or devices with more memory",
+    )
+
+
+def smallest_changes(making: Making, entry: Entry, worst: Program) -> Iterator[tuple[str, str]]:
+    """(the limit it relieves, what to do): of each sort the smallest change after which the whole was seen to fit."""
+    need = _least_memory(making, max(program.peak for program in entry.programs))
+    yield "", f"{bytes_text(need)} of memory per device"
+    planner = making.planner()
+    order, count = planner.directives().order, planner.directives().microbatches
+    if order != "solve" and _helps(making, lambda p: p.order("solve")):
+        yield f"schedule={order}", "schedule=solve"
+    for more in (count * 2**power for power in range(1, _DOUBLINGS + 1)):
+        if _helps(making, lambda p, more=more: p.microbatches(more)):
+            yield f"microbatches={count}", f"microbatches={more}"
+            break
+    for what, again in _recomputations(planner, worst):
+        if _helps(making, lambda p, again=again: p.recompute(again)):
+            yield "", f"recompute {what}"
+            break
+
+
+def _recomputations(planner: Planner, worst: Program) -> Iterator[tuple[str, list[Op]]]:
+    """What to make again: the layers of one stage of the fullest worker, of all its stages, of all stages."""
+    stages = sorted({block.stage for block in worst.blocks if block.kind == "forward"})
+    specs = planner.directives().stages
+    for some in (*([stage] for stage in stages if len(stages) > 1), stages):
+        ops = {name for stage in some for name in specs[stage].ops}
+        yield f"stage {' and '.join(map(str, some))}", [op for op in planner.inner() if op.name in ops]
+    yield "all stages", planner.inner()
+
+
+def _helps(making: Making, change: Change) -> bool:
+    """Whether the whole fits after the change."""
+    try:
+        return making.fits(making.tasks(change)) is not None
+    except (PlanError, SplitError, ScheduleError, InfeasiblePlan):
+        return False
+
+
+def _least_memory(making: Making, enough: int) -> int:
+    """The least memory per device with which a schedule was found; ``enough`` is known to be."""
+    tasks = making.tasks()
+    if tasks.order != "solve":
+        return enough
+    low, high = min(kind.memory for kind in making.cluster.kinds), enough
+    for _ in range(_HALVINGS):
+        middle = (low + high) // 2
+        peak = replace(making, cluster=_with_memory(making.cluster, middle)).fits(tasks)
+        low, high = (middle, high) if peak is None else (low, peak)
+    return high
+
+
+def _with_memory(cluster: Cluster, memory: int) -> Cluster:
+    kinds = tuple(msgspec.structs.replace(kind, memory=memory) for kind in cluster.kinds)
+    return msgspec.structs.replace(cluster, kinds=kinds)
