@@ -57,7 +57,7 @@ class Summary(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         lines = [
             f"plan of {self.model} ({count_text(self.parameters)} parameters) for {self.workers} workers, "
-            f"cluster {self.cluster} of {self.devices}"
+            f"cluster {self.cluster} of {self.devices}{_idle(self.devices - self.workers)}"
         ]
         for entry in self.entries:
             lines += _entry_lines(entry)
@@ -66,6 +66,10 @@ class Summary(msgspec.Struct, frozen=True):
         if self.assumptions:
             lines.append(f"  rests on {len(self.assumptions)} discovered rules")
         return "\n".join(lines)
+
+
+def _idle(devices: int) -> str:
+    return f", {devices} idle" if devices > 0 else ""
 
 
 def _entry_lines(entry: EntrySummary) -> list[str]:

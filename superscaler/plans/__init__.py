@@ -75,7 +75,8 @@ def _convert(plan: str, key: str, value: str, parameter: inspect.Parameter) -> A
             return {"true": True, "1": True, "false": False, "0": False}[value.lower()]
         return int(value) if isinstance(default, int) else value
     except (ValueError, KeyError):
-        raise UsageError(f"plan {plan!r}: {key}={value!r} is not {_kind(default)}") from None
+        hint = f"{key}={default}, as if nothing were said"
+        raise UsageError(f"plan {plan!r}: {key}={value!r} is not {_kind(default)}", hint=hint) from None
 
 
 def _kind(default: object) -> str:

@@ -176,13 +176,13 @@ class Planner:
     def microbatches(self, count: int) -> None:
         """Run the batch in ``count`` micro-batches, gradients accumulated; exactly the full batch's result."""
         if count < 1:
-            raise PlanError(f"microbatches must be at least 1, not {count}")
+            raise PlanError(f"microbatches must be at least 1, not {count}", hint="microbatches=1: the whole batch")
         self._microbatches = count
 
     def stages(self, count: int) -> list[Stage]:
         """Cut the forward ops into ``count`` consecutive stages of about equal cost."""
         if count < 1:
-            raise PlanError(f"a pipeline needs at least one stage, not {count}")
+            raise PlanError(f"a pipeline needs at least one stage, not {count}", hint="one stage: no pipeline")
         runs = cut(self.graph, self._forward, count, self._cost)
         self._stages = [Stage(self, i, tuple(run)) for i, run in enumerate(runs)]
         return self._stages
@@ -308,7 +308,7 @@ class Planner:
     def axis(self, name: str, ways: int) -> str:
         """Declare a mesh axis; declaring it again with other ways is an error."""
         if ways < 1:
-            raise PlanError(f"axis {name!r} must have at least one way, not {ways}")
+            raise PlanError(f"axis {name!r} must have at least one way, not {ways}", hint=f"{name}=1: not split")
         if name in self._axes and self._axes[name].ways != ways:
             raise PlanError(f"axis {name!r} has {self._axes[name].ways} ways, not {ways}")
         self._axes.setdefault(name, Axis(name, ways, "space"))

@@ -156,7 +156,9 @@ class Lowering:
     def reduce_early(self, op: Op, body: Body) -> None:
         """Bring the gradients that ``op`` has just made into the layout in which the optimizer reads them."""
         for tensor in self._early.get(op.name, ()):
-            reader = next(c for c in self.graph.consumers[tensor] if c.phase == "optimizer")
+            reader = next((c for c in self.graph.consumers[tensor] if c.phase == "optimizer"), None)
+            if reader is None:  # without an optimizer, gradients are given out whole
+                continue
             placed = self.tasks.placed[reader.name]
             if body.key.mesh not in self.meshes_of(placed):
                 continue
