@@ -1,6 +1,6 @@
 """What the runtime adds to the time that a plan states, and to plain torch: every figure beside its bar.
 
-    python benchmarks/runtime.py [--rows slept,eager,compiled] [--steps N] [--output FILE]
+    python benchmarks/runtime.py [--rows slept,eager,compiled,interlaced,three_f_one_b] [--steps N] [--output FILE]
 
 Prints a table and writes JSON. Where two things are compared their steps are interleaved, and medians count.
 
@@ -11,6 +11,8 @@ plan, which counts the network; torch states none, so for it the least that 1F1B
 (m + p - 1)(F + B + W). What both take beyond that least is given as well.
 
 *eager*, *compiled*: a GPT on one worker in this process, AdamW included, beside the same model in plain torch.
+
+*interlaced*, *three_f_one_b*: SuperScaler's plans of time, on slept tasks (``benchmarks/slept_plans.py``).
 """
 
 from __future__ import annotations
@@ -219,10 +221,21 @@ def taxed(row: str, steps: int) -> Iterator[Result]:
     yield Result(row, f"step, share of {name}'s", "≤ 1.05", f"{ratio:.3f} ({b:.0f} of {a:.0f} ms)", ratio <= 1.05)
 
 
+def slept_plans(row: str, steps: int) -> Iterator[Result]:
+    """SuperScaler's plans of time: see ``benchmarks/slept_plans.py``."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from benchmarks import slept_plans as plans
+
+    lines = {"interlaced": plans.interlaced, "three_f_one_b": plans.three_f_one_b}[row](steps)
+    yield from (Result(row, *line) for line in lines)
+
+
 ROWS: dict[str, Callable[[int], Iterator[Result]]] = {
     "slept": slept,
     "eager": lambda steps: taxed("eager", steps),
     "compiled": lambda steps: taxed("compiled", steps),
+    "interlaced": lambda steps: slept_plans("interlaced", steps),
+    "three_f_one_b": lambda steps: slept_plans("three_f_one_b", steps),
 }
 
 
@@ -235,12 +248,12 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     results: list[Result] = []
-    print(f"{'row':10} {'what':38} {'bar':12} measured")
+    print(f"{'row':13} {'what':44} {'bar':12} measured")
     for row in options.rows.split(","):
         for result in ROWS[row](options.steps):
             results.append(result)
             verdict = {True: "  met", False: "  MISSED", None: ""}[result.met]
-            print(f"{result.row:10} {result.what:38} {result.bar:12} {result.measured}{verdict}", flush=True)
+            print(f"{result.row:13} {result.what:44} {result.bar:12} {result.measured}{verdict}", flush=True)
     write(options.output, results, options.rows.split(","))
     return int(any(result.met is False for result in results))
 
