@@ -65,13 +65,19 @@ def _raw_reads(body: Body) -> set[int]:
 
 
 def _read_elsewhere(lowered: Lowered) -> dict[Key, set[int]]:
-    """For each block, the values that other blocks read or that the entry gives out."""
+    """For each block, which of the results of its ops other blocks read or the entry gives out."""
     readers: dict[int, set[Key]] = defaultdict(set)
     for key, body in lowered.bodies.items():
         for value in _raw_reads(body):
             readers[value].add(key)
     given = {*lowered.outputs.values(), *lowered.gradients.values()}
-    return {key: {v for v, found in readers.items() if found - {key}} | given for key in lowered.bodies}
+    return {
+        key: {v for v in _results(body) if v in given or readers[v] - {key}} for key, body in lowered.bodies.items()
+    }
+
+
+def _results(body: Body) -> set[int]:
+    return {v for step in body.steps if isinstance(step, Compute) for v in step.outs}
 
 
 def _roles(lowered: Lowered) -> list[tuple[int, ...]]:

@@ -110,6 +110,13 @@ def test_workers_report_what_lies_in_host_memory() -> None:
     assert "of state in host memory" in str(plan)
 
 
+def test_explanations_say_where_the_state_lies() -> None:
+    plan = compiled("zero:level=1,data=2,offload=true")
+    moment = next(s.name for s in plan.state if s.memory == "host")
+    assert "in host memory beside" in str(ss.explain(plan, moment))
+    assert "of optimizer state in host memory" in str(ss.explain(plan, "0"))
+
+
 def test_offload_is_true_or_false() -> None:
     with pytest.raises(UsageError, match="true or false"):
         parse("zero:offload=2")

@@ -53,9 +53,10 @@ def _state(plan: Contents, worker: int) -> list[str]:
         mesh = plan.space.mesh(tensor.layout.mesh)
         if worker in mesh.devices:
             region = plan.space.region(tensor.shape, tensor.layout, mesh.coords(worker))
-            sizes[tensor.kind] += region.volume * ITEMSIZE[tensor.dtype]
-            counts[tensor.kind] += 1
-    return [f"{bytes_text(size)} of {kind} state, in {counts[kind]} tensors" for kind, size in sizes.most_common()]
+            kind = f"{tensor.kind} state" + (" in host memory" if tensor.memory == "host" else "")
+            sizes[kind] += region.volume * ITEMSIZE[tensor.dtype]
+            counts[kind] += 1
+    return [f"{bytes_text(size)} of {kind}, in {counts[kind]} tensors" for kind, size in sizes.most_common()]
 
 
 def _tasks(entry: Entry, program: Program) -> list[str]:
