@@ -19,12 +19,14 @@ def total_over_meshes(work: Lowering, op: Op, placed: Placement) -> None:
     world = _world(work, placed)
     totals: dict[str, int] = {}
     level = work.level[op.name]
-    overlapping = _overlapping(work, placed)
-    for mesh in dict.fromkeys(_mesh_of(work, name) for name in op.inputs):
+    once_each = {d for mesh in _meshes(work, op) for d in work.space.mesh(mesh).devices} == set(
+        work.space.mesh(world).devices
+    ) and not _overlapping(work, placed)
+    for mesh in _meshes(work, op):
         body = work.body(Key(placed.kind, -1, mesh, level), ())
         terms = [i for i, name in enumerate(op.inputs) if _mesh_of(work, name) == mesh]
         totals[mesh] = _mesh_total(work, op, mesh, terms, body)
-    if overlapping:
+    if not once_each:  # a device has several terms, or, in a stage without parameters, none
         _total_by_transfer(work, op, world, totals, level)
         return
     axes = work.space.mesh(world).axes
@@ -37,6 +39,11 @@ def total_over_meshes(work: Lowering, op: Op, placed: Placement) -> None:
         body = work.body(Key("collective", -1, mesh, level, op.outputs[0]), ())
         body.steps.append(Collective("all_reduce", total, result, axes, group, comm))
         work.made.setdefault((op.outputs[0], world), []).append((result, body.key))
+
+
+def _meshes(work: Lowering, op: Op) -> list[str]:
+    """The meshes that have terms of a sum."""
+    return list(dict.fromkeys(_mesh_of(work, name) for name in op.inputs))
 
 
 def _overlapping(work: Lowering, placed: Placement) -> bool:
