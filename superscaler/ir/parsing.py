@@ -107,7 +107,7 @@ _STEPS: dict[str, re.Pattern[str]] = {
     "collective": re.compile(rf"(all_\w+|reduce_\w+) %(\d+) -> %(\d+) along ([\w, ]*) grouping (\d+) comm (\d+){_AT}"),
     "send": re.compile(rf"send %(\d+) route (\d+) comm (\d+){_AT}"),
     "recv": re.compile(rf"recv %(\d+) route (\d+) comm (\d+)(?: local %(\d+))?{_AT}"),
-    "mask": re.compile(r"mask %(\d+) -> %(\d+) along ([\w, ]+)"),
+    "mask": re.compile(rf"mask %(\d+) -> %(\d+) along ([\w, ]+?){_AT}"),
     "offload": re.compile(r"offload %(\d+) -> %(\d+) to (host|device)"),
 }  # fmt: skip
 
@@ -153,7 +153,7 @@ _MAKE: dict[str, Callable[[re.Match[str]], Step]] = {
     ),
     "send": lambda f: Send(int(f[1]), int(f[2]), int(f[3]), _at(f[4])),
     "recv": lambda f: Recv(int(f[1]), int(f[2]), int(f[3]), int(f[4]) if f[4] else -1, _at(f[5])),
-    "mask": lambda f: Mask(int(f[1]), int(f[2]), _words(f[3])),
+    "mask": lambda f: Mask(int(f[1]), int(f[2]), _words(f[3]), _at(f[4])),
     "offload": lambda f: Offload(int(f[1]), int(f[2]), "host" if f[3] == "host" else "device"),
 }
 

@@ -119,7 +119,7 @@ def step_text(step: Step) -> str:
             local = f" local %{fields['local']}" if fields["local"] >= 0 else ""
             return f"recv %{fields['dst']} route {fields['route']} comm {fields['comm']}{local}{at}"
         case "Mask":
-            return f"mask %{fields['src']} -> %{fields['dst']} along {', '.join(fields['axes'])}"
+            return f"mask %{fields['src']} -> %{fields['dst']} along {', '.join(fields['axes'])}{at}"
         case "Offload":
             return f"offload %{fields['src']} -> %{fields['dst']} to {fields['to']}"
         case kind:

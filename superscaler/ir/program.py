@@ -74,12 +74,13 @@ class Slice(msgspec.Struct, frozen=True, tag="slice", omit_defaults=True):
     at: At = ()
 
 
-class Mask(msgspec.Struct, frozen=True, tag="mask"):
+class Mask(msgspec.Struct, frozen=True, tag="mask", omit_defaults=True):
     """From replicated to a partial sum along ``axes``: kept at coordinate 0, zero elsewhere."""
 
     src: int
     dst: int
     axes: tuple[str, ...]
+    at: At = ()
 
 
 class Accumulate(msgspec.Struct, frozen=True, tag="accumulate", omit_defaults=True):

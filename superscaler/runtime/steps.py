@@ -95,7 +95,7 @@ def _owning(pack: Packing) -> Callable[[Tensor], Tensor]:
 def _mask(w: Writer, step: Mask) -> None:
     coords = w.binding.space.mesh(w.binding.program.values[step.dst].layout.mesh).coords(w.binding.worker)
     kept = all(coords[axis] == 0 for axis in step.axes)
-    src, dst = w.var(step.src, ()), w.var(step.dst, ())
+    src, dst = w.var(step.src, step.at), w.var(step.dst, step.at)
     if w.place(step.dst) == "arena":
         w.out.line(f"{dst}.copy_({src})" if kept else f"{dst}.zero_()")
     elif w.place(step.dst) == "local" and kept:

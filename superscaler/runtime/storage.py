@@ -53,7 +53,7 @@ def writes(step: Step) -> tuple[int, ...]:
 
 def at_of(step: Step) -> At:
     """The time indices that a step fixes itself."""
-    return () if isinstance(step, Mask | Commit | Offload) else step.at
+    return () if isinstance(step, Commit | Offload) else step.at
 
 
 def touched(block: Block) -> Iterator[int]:

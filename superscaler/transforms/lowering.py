@@ -391,7 +391,8 @@ class Lowering:
         complete = self.reshard(number, layout.without(*partial), body)
         axes = tuple(a for a, _ in layout.states if a in partial)
         done = self.define(body, have.tensor, layout)
-        body.steps.append(Mask(complete, done, axes))
+        at = body.at if self._turns_of(done, body) else ()
+        body.steps.append(Mask(complete, done, axes, at))
         return done
 
     def _turns_of(self, number: int, body: Body) -> bool:

@@ -224,7 +224,7 @@ def values_of(step: Step) -> tuple[int, ...]:
 
 def at_of(step: Step) -> At:
     """The time indices that are fixed for a step."""
-    return () if isinstance(step, Mask | Commit | Offload) else step.at
+    return () if isinstance(step, Commit | Offload) else step.at
 
 
 def _check_order(role: Role, program: Program) -> None:

@@ -85,7 +85,7 @@ def _slice(run: Instances, step: Slice) -> None:
 
 
 def _mask(run: Instances, step: Mask) -> None:
-    have = run.read(step.src)
+    have = run.read(step.src, step.at)
     space = run.scope.space
     layout = run.role.program.values[step.dst].layout
     if not set(step.axes) <= set(space.mesh(have.layout.mesh).axes):
@@ -102,7 +102,7 @@ def _mask(run: Instances, step: Mask) -> None:
     if any(layout.state(axis) != Partial("sum") for axis in added):
         raise run.wrong("wrong kind of partial", f"{run.name(step.dst)}: zeros are neutral in a sum only")
     origin = run.scope.origin("mask", *sorted(added), have.origin) if layout.partial else 0
-    run.write(step.dst, (), have._replace(layout=layout, origin=origin))
+    run.write(step.dst, step.at, have._replace(layout=layout, origin=origin))
     run.view(step.dst, [step.src])
 
 
