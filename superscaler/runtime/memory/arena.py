@@ -133,6 +133,7 @@ class Arena:
 
     def trim(self) -> int:
         """Give back all idle chunks; returns how many bytes."""
+        self._open()
         return self._unmap_idle(list(self._region.chunks))
 
     def _unmap_idle(self, indices: Sequence[int]) -> int:
@@ -150,6 +151,7 @@ class Arena:
         self._buffer = None
 
     def _open(self) -> None:
+        self.pool.space.check_open(self._region.name)
         if self._buffer is None or self._region.state != "open":
             raise UseAfterFree(f"{self._region.name} was freed")
 

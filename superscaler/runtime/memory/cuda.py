@@ -174,6 +174,10 @@ class CudaBackend:
         return self.driver.tensor(place, size, buffer).view(dtype).view(tuple(shape))
 
     def close(self) -> None:
+        # What is not mapped any more and has not been discarded: chunks that were held.
+        for handle in self._handles.values():
+            self.driver.release(handle)
+        self._handles.clear()
         if self._zeros is not None:
             # Views of a closed pool go on reading zeros: the memory lives until they are unmapped.
             self.driver.release(self._zeros)

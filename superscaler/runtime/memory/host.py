@@ -147,10 +147,15 @@ class HostBackend:
         self._closed()
 
 
+def _file_name(label: str) -> str:
+    """What ``/proc`` shows of a pool's file: of limited length, and without what ends a name."""
+    return f"superscaler:{label}".replace("\0", "?").encode(errors="replace")[:200].decode(errors="ignore")
+
+
 def _open_file(system: LinuxMemory, label: str) -> tuple[int, int]:
     """A sparse memfd and its size: as large as the limit on file sizes lets it be."""
     try:
-        fd = system.memfd_create(f"superscaler:{label}")
+        fd = system.memfd_create(_file_name(label))
     except (OSError, AttributeError) as error:
         raise BackendUnavailable(
             "the host backend cannot create a memfd", str(error), hint="Linux 3.17 or later, and a free file descriptor"

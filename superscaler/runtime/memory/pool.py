@@ -13,7 +13,7 @@ from superscaler.runtime.memory.backend import Backend, Guard
 from superscaler.runtime.memory.space import AddressSpace, Reclaimer
 from superscaler.runtime.memory.stats import PoolStats
 from superscaler.runtime.memory.table import MemoryRow
-from superscaler.runtime.memory.vtensor import VTensor
+from superscaler.runtime.memory.vtensor import VTensor, bytes_of
 
 BACKENDS = ("host", "cuda")
 
@@ -40,7 +40,7 @@ class Pool:
         name: str = "pool",
     ) -> None:
         self.name = name
-        self.budget = budget
+        self.budget = bytes_of(budget, f"pool {name!r}, budget")
         self.backend = open_backend(backend, chunk, guard, name) if isinstance(backend, str) else backend
         self.chunk = self.backend.chunk
         if budget < self.chunk:
@@ -56,7 +56,7 @@ class Pool:
 
         ``owner`` is the name under which its memory is counted and errors are reported; many may share one.
         """
-        if size <= 0:
+        if bytes_of(size, owner) <= 0:
             raise UsageError(f"{owner}: a reservation of {size} bytes", hint="a positive number of bytes")
         return VTensor(self.space, *self.space.open_region(size, owner))
 
@@ -121,6 +121,7 @@ class Pool:
 
 def open_backend(name: str, chunk: int, guard: Guard, label: str) -> Backend:
     """The backend of that name."""
+    bytes_of(chunk, f"pool {label!r}, chunk")
     if guard not in ("trap", "zero"):
         raise UsageError(f"unknown guard {guard!r}", hint=did_you_mean(guard, ("trap", "zero")))
     if name == "host":

@@ -25,12 +25,25 @@ from superscaler.runtime.memory.table import Account, close_account, open_accoun
 Reclaimer = Callable[[int], int]
 POPULATE_BYTES = 32 << 20
 
-_FORKED: list[int] = []
-os.register_at_fork(after_in_child=lambda: _FORKED.append(os.getpid()))
+_SPACES: weakref.WeakSet[AddressSpace] = weakref.WeakSet()
+
+
+def _inherit() -> None:
+    """A forked child has no part in its parent's pools: their files are the same, but not their books."""
+    for space in list(_SPACES):
+        if space.state == "open":
+            space.state = "inherited"
+        space.lock = PoolLock()  # another thread of the parent may have held it
+
+
+os.register_at_fork(after_in_child=_inherit)
 
 
 class AddressSpace:
-    """Regions over one store. ``lazy``: what is let go of is unmapped and given back in the background."""
+    """Regions over one store. ``lazy``: what is let go of is unmapped and given back in the background.
+
+    ``state``: "open", "closed", or "inherited" by a forked child. Only an open one touches its backend.
+    """
 
     def __init__(self, backend: Backend, limit: int, *, lazy: bool, name: str) -> None:
         self.name = name
@@ -49,6 +62,7 @@ class AddressSpace:
             FAULTS.watch(self)
         self._reclaimers: list[weakref.WeakMethod[Reclaimer]] = []
         self._serial = 0
+        _SPACES.add(self)
 
     def open_region(self, size: int, owner: str) -> tuple[Region, Any]:
         """A fresh region of ``size`` bytes rounded up to chunks, and the buffer over it that keeps it alive."""
@@ -66,12 +80,12 @@ class AddressSpace:
 
     def check_open(self, user: str) -> None:
         """Raise :class:`UseAfterFree` for a closed pool, or one that a forked child has inherited."""
-        if self.state != "open":
-            raise UseAfterFree(f"{user}: pool {self.name!r} is closed", hint="keep the pool open while it is used")
-        if _FORKED and self.pid != os.getpid():
+        if self.state == "inherited":
             raise UseAfterFree(
                 f"{user}: pool {self.name!r} belongs to process {self.pid}", "a forked child has no part in it"
             )
+        if self.state != "open":
+            raise UseAfterFree(f"{user}: pool {self.name!r} is closed", hint="keep the pool open while it is used")
 
     def map_prefix(self, region: Region, used: int) -> None:
         """Have the first ``used`` chunks mapped, now, and mark them as in use."""
@@ -184,12 +198,16 @@ class AddressSpace:
     def drop(self, account: Account, chunks: list[int]) -> None:
         """``account`` refers to these chunks no more."""
         with self.lock:
-            self.store.drop(chunks, account, None)
+            self._drop(account, chunks)
 
     def drop_later(self, account: Account, chunks: list[int]) -> None:
         """:meth:`drop`, from a finalizer."""
-        if self.pid == os.getpid():
-            self.lock.later(lambda: self.store.drop(chunks, account, None))
+        self.lock.later(lambda: self._drop(account, chunks))
+
+    def _drop(self, account: Account, chunks: list[int]) -> None:
+        # A closed pool has given everything back: its chunks' numbers, and its file's, may be somebody else's now.
+        if self.state == "open":
+            self.store.drop(chunks, account, None)
 
     def make_writable(self, region: Region, lo: int, hi: int) -> None:
         """Copy what is shared in ``[lo, hi)``, lift the protection of the rest."""
@@ -244,6 +262,8 @@ class AddressSpace:
     def settle(self) -> None:
         """Give back all that is waiting: stale mappings, and what the system refused to take before."""
         with self.lock:
+            if self.state != "open":
+                return
             for region in [region for region in self.regions if region.stale]:
                 with contextlib.suppress(VirtualMemoryError):
                     region.settle()
@@ -251,7 +271,7 @@ class AddressSpace:
 
     def close(self) -> None:
         """Unmap everything, and close the backend."""
-        if self.state == "closed" or self.pid != os.getpid():
+        if self.state != "open":
             return
         self.mapper.stop()
         with self.lock:
@@ -272,7 +292,7 @@ class AddressSpace:
 
     def _abandon(self, region: Region) -> None:
         # Runs wherever the last reference to a buffer dies: in a collection, on any thread, whoever holds the lock.
-        if self.pid == os.getpid():
+        if self.state != "inherited":
             self.lock.later(lambda: self._release(region))
 
     def _release(self, region: Region) -> None:

@@ -6,6 +6,7 @@ The term and the idea (reserve virtually, map physically on demand, share chunks
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,11 @@ class VTensor:
         self._region = region
         self._buffer = buffer
         self._size = 0
+
+    @property
+    def space(self) -> AddressSpace:
+        """The pool's address ranges, of which this is one."""
+        return self._space
 
     @property
     def region(self) -> Region:
@@ -97,7 +103,7 @@ class VTensor:
     def trim(self, size: int) -> None:
         """Shrink to ``size`` bytes; the chunks behind it go back, and views of them meet the guard."""
         region = self._open()
-        if not 0 <= size <= self._size:
+        if not 0 <= bytes_of(size, region.name) <= self._size:
             raise UsageError(f"{region.name}: trim to {size:,} bytes", f"it has {self._size:,}", hint="extend grows")
         self._space.cut_prefix(region, -(-size // self._space.chunk))
         self._size = size
@@ -116,9 +122,11 @@ class VTensor:
         this vTensor must be multiples of the chunk, and the last chunk comes with what the source has in it.
         """
         region, chunk = self._open(), self._space.chunk
+        self._of_this_pool(source)
         there = len(source.chunks) if isinstance(source, Chunks) else source.region.used
         if self._checked(nbytes) == 0:
             return
+        bytes_of(start, region.name)
         if start % chunk or self._size % chunk:
             raise UsageError(
                 f"{region.name}: share at {start:,} behind {self._size:,} bytes", f"both must be multiples of {chunk:,}"
@@ -140,6 +148,8 @@ class VTensor:
     def share_chunks(self, parts: Sequence[Chunks]) -> None:
         """:meth:`share` several held pieces, one behind the other, with as few system calls as they have runs."""
         region, chunk = self._open(), self._space.chunk
+        for part in parts:
+            self._of_this_pool(part)
         chunks = [number for part in parts for number in part.chunks]
         if self._size % chunk:
             raise UsageError(f"{region.name}: share behind {self._size:,} bytes", f"not a multiple of {chunk:,}")
@@ -178,7 +188,7 @@ class VTensor:
         Raises :class:`VirtualMemoryError` where it would reach beyond what is mapped.
         """
         region = self._open()
-        nbytes = math.prod(shape) * dtype.itemsize
+        nbytes = self._bytes_of(shape, dtype)
         if offset < 0 or offset % dtype.itemsize or (shape and min(shape) < 0):
             raise UsageError(
                 f"{region.name}: a tensor of shape {tuple(shape)} at offset {offset}",
@@ -192,19 +202,42 @@ class VTensor:
             )
         return self._space.backend.tensor(self._buffer, offset, shape, dtype)
 
+    def _of_this_pool(self, source: VTensor | Chunks) -> None:
+        if source.space is not self._space:
+            raise UsageError(
+                f"{self._region.name} of pool {self._space.name!r}: share of {source!r}",
+                f"its chunks are those of pool {source.space.name!r}",
+                hint="one pool for what is to be shared, or a copy",
+            )
+
+    def _bytes_of(self, shape: Sequence[int], dtype: torch.dtype) -> int:
+        try:
+            known = not repr(dtype).startswith("torch.q")  # without a scale, which only torch can give them
+            nbytes = math.prod(map(operator.index, shape)) * dtype.itemsize
+        except (TypeError, AttributeError):
+            known, nbytes = False, 0
+        if not known:
+            raise UsageError(
+                f"{self._region.name}: a tensor of shape {shape!r} and dtype {dtype!r}",
+                hint="a sequence of sizes, and a dtype of torch that is not quantized",
+            )
+        return nbytes
+
     def _open(self) -> Region:
         if self._buffer is None:
             raise UseAfterFree(f"{self._region.name} was freed", hint="reserve another one")
-        if self._region.state != "open":
+        if self._space.state != "open":
             self._space.check_open(self._region.name)
         return self._region
 
     def _checked(self, nbytes: int) -> int:
-        if nbytes < 0:
+        if bytes_of(nbytes, self._region.name) < 0:
             raise UsageError(f"{self._region.name}: {nbytes} bytes", hint="a number of bytes that is not negative")
         return nbytes
 
     def _indices(self, start: int, stop: int) -> tuple[int, int]:
+        for number in (start, stop):
+            bytes_of(number, self._region.name)
         if not 0 <= start <= stop <= self.mapped:
             raise VirtualMemoryError(
                 f"{self._region.name}: bytes [{start:,}, {stop:,}) are not all mapped", f"{self.mapped:,} are mapped"
@@ -216,6 +249,14 @@ class VTensor:
             "freed" if self._buffer is None else f"{self._size:,} of {self.reserved:,} bytes, {self.mapped:,} mapped"
         )
         return f"VTensor({self._region.name}: {state})"
+
+
+def bytes_of(number: int, owner: str) -> int:
+    """The number, if it is one that can count bytes."""
+    try:
+        return operator.index(number)
+    except TypeError:
+        raise UsageError(f"{owner}: {number!r} bytes", hint="a whole number") from None
 
 
 class Chunks:
