@@ -19,7 +19,8 @@ from time import perf_counter
 from typing import Any
 
 from superscaler.scheduler import Problem, verify
-from superscaler.scheduler.certified import PipelineTimetable, solve_pipeline
+from superscaler.scheduler.certified import PipelineTimetable, named_pipeline, solve_pipeline
+from superscaler.scheduler.constructive import orders, peak_activations
 from superscaler.scheduler.flow import flow_of
 from superscaler.scheduler.frontier import Swapping, least_bandwidth, scheduling_alone, unlimited_bound, with_relief
 from superscaler.scheduler.greedy import greedy, policies, tuning
@@ -172,6 +173,12 @@ def frontier(quick: bool) -> Iterator[Line]:
         met = None if length is None else table.makespan <= length and table.certificate.bound >= bound
         bar = "" if length is None else f"<= {length}" + (f", bound >= {bound}" if bound else "")
         yield Line("frontier", f"V K={memory}", told(table, table.certificate.seconds), bar, met)
+    for name, length in (("v_half", 1045), ("v_min", 1095)):
+        table = named_pipeline(problem, name)
+        check(table)
+        held = max(map(peak_activations, orders(name, problem.shape)))
+        measured = f"{table.makespan}, {held} activations"
+        yield Line("frontier", f"{name} as published, by name", measured, f"<= {length}", table.makespan <= length)
     bound = unlimited_bound(problem).value
     for bandwidth in (10e9, 12.5e9, 25e9) if quick else (6e9, 8e9, 10e9, 12.5e9, 15e9, 25e9, 50e9):
         for memory in (8,) if quick else (4, 5, 6, 7, 8, 10, 12):

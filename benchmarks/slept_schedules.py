@@ -6,11 +6,11 @@ It is the row "runs" of ``benchmarks/schedule.py``, which runs all of it.
 
 A stage of a linear pipeline sleeps 20 ms in its forward, its input gradient and its weight gradient; where a device has
 two stages, each sleeps 10 ms. A step is timed inside the workers, ours from the first task to the last, torch's between
-barriers; *called* is what a caller of ours waits, Ray's part included. *Predicted* is what ``simulate`` says before the
-run, with a profile measured on this machine. *Overhead* is what a step takes beyond what the plan stated when it was
-compiled, which counts the network; torch states none, so for it beyond the least that its own order can take with these
-sleeps and no network. Ours is compared with torch's of the same schedule (zb_v with ZBV, dualpipe_v with DualPipeV),
-else with the smaller one.
+barriers; *called* is what a caller of ours waits, Ray's part included. *Predicted* is what replaying the plan says
+before the run, with task bodies and link measured here. *Overhead* is what a step takes beyond what the plan stated
+when it was compiled, which counts the network; torch states none, so for it beyond the least that its own order can
+take with these sleeps and no network. Ours is compared with torch's of the same schedule (zb_v with ZBV, dualpipe_v
+with DualPipeV), else with the smaller one.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -35,13 +35,18 @@ from torch.distributed.pipelining.schedules import ScheduleDualPipeV, ScheduleZB
 
 from benchmarks.schedule import Line, write
 from superscaler.api import compile as compile_plan
-from superscaler.api import profile, simulate
 from superscaler.ir.cluster import Cluster
 from superscaler.ir.plan import Plan
 from superscaler.runtime.launch import launch
+from superscaler.runtime.links import Measured, measure_link
 from superscaler.runtime.ops import sleep
 from superscaler.runtime.ops.sleeping import slept
+from superscaler.runtime.profile import measure_blocks, this_machine
+from superscaler.runtime.worker import WorkerOptions
 from superscaler.scheduler import Job, Problem, list_schedule, makespan
+from superscaler.scheduler.profile import Profile
+from superscaler.scheduler.profiled import durations
+from superscaler.scheduler.replay import replay
 from superscaler.transforms.optimize import SGD
 
 DEVICES, WIDTH, MILLISECONDS = 4, 8, 20.0
@@ -115,12 +120,27 @@ def planned(schedule: str, placement: str, microbatches: int) -> tuple[Plan, nn.
     return compile_plan(model, (x,), cluster=cluster, plan=script, optimizer=SGD(lr=0.0), evaluate=False), model, x
 
 
+@cache
+def link() -> Measured:
+    """What moving a message takes here."""
+    return measure_link("cpu")
+
+
+def predict(plan: Plan) -> float:
+    """The milliseconds of a step: the plan's Programs replayed with its task bodies, measured in this process, and this
+    machine's link. The tasks sleep, so that none is in another's way on the cores that they share."""
+    blocks = measure_blocks(plan, WorkerOptions(), repeats=2)
+    here = Profile(this_machine(plan.workers), plan.cluster.device(0), link().link, {}, blocks, link().post)
+    run = replay(plan.entries["train"], durations(plan, "train", here), post=round(here.post * 1e6))
+    return max(end for ends in run.ends for end in ends) / 1000
+
+
 def ours(name: str, microbatches: int, steps: int) -> Ran:
     """Steps of a named or solved schedule ("NAME:PLACEMENT") on four Ray workers."""
     schedule, _, placement = name.partition(":")
     plan, model, x = planned(schedule, placement, microbatches)
-    with TemporaryDirectory() as place:
-        predicted = simulate(plan, profile=profile(plan, path=f"{place}/profile.json", repeats=2)).makespan / 1000
+    stated = plan.entries["train"].certificate.makespan / 1000
+    predicted = predict(plan)
     times: list[float] = []
     called: list[float] = []
     with launch(plan, model) as job:
@@ -132,7 +152,6 @@ def ours(name: str, microbatches: int, steps: int) -> Ran:
             called.append((time.perf_counter() - begin) * 1000)
             tasks = [task for task in job.trace() if task.lane == "compute"]
             times.append((max(task.end for task in tasks) - min(task.start for task in tasks)) / 1000)
-    stated = plan.entries["train"].certificate.makespan / 1000
     return Ran(name, microbatches, stated, predicted, statistics.median(times), statistics.median(called), steps)
 
 

@@ -15,9 +15,12 @@ from superscaler.scheduler.greedy import Policy, greedy, tuning
 from superscaler.scheduler.listing import list_schedule
 from superscaler.scheduler.pattern import PERIOD, v_patterns
 from superscaler.scheduler.problem import Job, Problem
+from superscaler.scheduler.squeeze import squeeze
 from superscaler.scheduler.unroll import unroll
 
 _KINDS = ("forward", "backward", "weight")
+_ENOUGH = 4
+"""Micro-batches per device that show both ramps and the steady state."""
 
 
 @named("gpipe", placements=("linear", "interleaved", "v"), weight_apart=False)
@@ -187,15 +190,20 @@ def _orders_of(shape: Shape, starts: Starts) -> Orders:
 
 
 def _from_pattern(shape: Shape, capacity: int) -> Orders:
-    """The shortest schedule of any pattern that fits."""
+    """The shortest schedule of any pattern that fits, its ramps squeezed; found on few micro-batches, then unrolled."""
     flow = _unit_flow(shape, capacity)
-    unrolled = [unroll(flow, pattern, PERIOD) for pattern in v_patterns(shape.devices, capacity)]
-    schedules = [starts for starts in unrolled if starts is not None]
-    if not schedules:
+    few = flow.with_microbatches(min(flow.microbatches, _ENOUGH * shape.devices))
+    patterns = v_patterns(shape.devices, capacity)
+    tried = [(starts, p) for p in patterns if (starts := unroll(few, p, PERIOD)) is not None]
+    if not tried:
         raise ScheduleError(
             f"no uniform pattern of a V over {shape.devices} devices holds {capacity} activations", hint="order='solve'"
         )
-    return _orders_of(shape, min(schedules, key=flow.makespan))
+    alike = {few.makespan(starts): (starts, p) for starts, p in reversed(tried)}  # of one length mostly one schedule
+    _, pattern = min(alike.values(), key=lambda each: few.makespan(squeeze(few, each[0])))
+    whole = unroll(flow, pattern, PERIOD)
+    assert whole is not None  # it repeats what fits
+    return _orders_of(shape, squeeze(flow, whole))
 
 
 def _listed(shape: Shape, in_flight: int) -> Orders:

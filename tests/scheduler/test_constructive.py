@@ -31,10 +31,17 @@ def test_the_published_ones_are_all_there() -> None:
 
 @pytest.mark.parametrize(
     ("name", "makespan", "activations"),
-    [("gpipe", 1100, 32), ("1f1b", 1100, 8), ("zb_h1", 1030, 8), ("zb_v", 995, 16), ("v_min", 1095, 8)],
+    [
+        ("gpipe", 1100, 32),
+        ("1f1b", 1100, 8),
+        ("zb_h1", 1030, 8),
+        ("zb_v", 995, 16),
+        ("v_half", 1045, 10),
+        ("v_min", 1075, 8),
+    ],
 )
 def test_known_lengths_and_peaks_at_eight_by_thirtytwo(name: str, makespan: int, activations: int) -> None:
-    placement = "v" if "_v" in name or name == "v_min" else "linear"
+    placement = find(name).placements[0]
     stages, cost = (16, 5) if placement == "v" else (8, 10)
     table = named_pipeline(PipelineProblem(stages, 32, cost, cost, cost, placement=placement), name)
     assert table.makespan == makespan
