@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from superscaler.errors import InfeasiblePlan
+from superscaler.ir.cluster import GIB
 from superscaler.ir.graph import ITEMSIZE
 from superscaler.ir.plan import Entry, Plan, StateTensor
 from superscaler.ir.region import Region
@@ -79,8 +80,14 @@ def check_budget(plan: Plan, memory: int, device: torch.device) -> None:
             f"{memory:,} bytes per worker are too few for this plan: worker {worker} needs {most.total:,}",
             f"state {most.state:,}, arena {most.arena:,}, caches {sum(most.caches):,}, in chunks of {most.chunk:,}",
             f"inputs and workspace of its largest task {most.beside:,}",
-            hint=f"memory={most.total} is the smallest that will do; more micro-batches or recompute need less",
+            hint=f"memory={most.total} (--memory {_gib(most.total)}) is the smallest that will do; "
+            "more micro-batches or recompute need less",
         )
+
+
+def _gib(size: int) -> str:
+    """GiB as an option takes them, rounded up to a thousandth of a MiB."""
+    return f"{ceil(size / GIB * 1e6) / 1e6:.6f}"
 
 
 def regions_of(plan: Plan, worker: int) -> dict[StateTensor, Region]:
