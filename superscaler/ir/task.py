@@ -11,6 +11,9 @@ from superscaler.ir.layout import Layout, Space
 from superscaler.ir.program import BlockKind
 from superscaler.ir.rules.rule import Splits
 
+Turn = tuple[str, int, int]
+"""A task of the model: its kind (forward, backward, weight), stage and micro-batch."""
+
 
 class Placement(msgspec.Struct, frozen=True):
     """One op's place. ``stages``: where it runs; several (on different meshes) mean that each of them computes it.
@@ -28,11 +31,10 @@ class Placement(msgspec.Struct, frozen=True):
 class TaskGraph(msgspec.Struct, frozen=True, dict=True):
     """A Graph, split and assigned. ``placements`` stand in the order of the Graph's ops.
 
-    ``stages``: the mesh of each
-    stage. ``microaxis``: the time axis of micro-batches, or "". ``homes``: state and input tensors -> layout.
-    ``recompute``: forward ops that the backward runs again. ``early``: gradients
-    reduced in the task that makes them. ``hosted``: state tensors that lie in host memory. ``order``: the name of the
-    schedule.
+    ``stages``: the mesh of each stage. ``microaxis``: the time axis of micro-batches, or "". ``homes``: state and input
+    tensors -> layout. ``recompute``: forward ops that the backward runs again. ``early``: gradients reduced in the task
+    that makes them. ``hosted``: state tensors that lie in host memory. ``order``: the name of the schedule; ``before``:
+    tasks that come before others of their devices.
     """
 
     graph: Graph
@@ -46,6 +48,7 @@ class TaskGraph(msgspec.Struct, frozen=True, dict=True):
     hosted: frozenset[str] = frozenset()
     order: str = "1f1b"
     seed: int = 0
+    before: tuple[tuple[Turn, Turn], ...] = ()
 
     @cached_property
     def placed(self) -> dict[str, Placement]:

@@ -58,7 +58,7 @@ class Making:
         said.seed = self.seed
         if not self.train:
             said.recompute = frozenset()
-            said.order, said.split_weight = "gpipe", False
+            said.order, said.split_weight, said.before = "gpipe", False, ()
         return place(self.graph, said)
 
     def entry(self, tasks: TaskGraph) -> Entry:

@@ -14,6 +14,7 @@ from superscaler.ir.graph import Graph, Op
 from superscaler.ir.layout import Axis, Shard
 from superscaler.ir.rules import rule_for
 from superscaler.ir.rules.rule import Split, dim_of
+from superscaler.ir.task import Turn
 from superscaler.scheduler.constructive import schedules
 from superscaler.scheduler.cost import operations, slept
 from superscaler.transforms.blocks import layer_of
@@ -83,6 +84,7 @@ class Planner:
         self._parts: list[tuple[Parts, tuple[int, ...]]] = []
         self._recompute: set[str] = set()
         self._order = "1f1b"
+        self._before: list[tuple[Turn, Turn]] = []
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
@@ -374,18 +376,27 @@ class Planner:
         kept = {run[-1].name for run in _layers(self._forward)}
         return [op for op in self._forward if op.name not in kept]
 
-    def order(self, name: str) -> None:
-        """The schedule of the stages: "solve", or a named one."""
-        if name != "solve" and name not in schedules():
-            raise UsageError(f"no schedule is called {name!r}", hint=did_you_mean(name, [*schedules(), "solve"]))
-        self._order = name
+    def order(self, what: str | Turn, *, before: Turn | None = None) -> None:
+        """The schedule of the stages: "solve", or a named one; or that one task comes before another of its devices.
+
+        A task is its kind ("forward", "backward", "weight"), stage and micro-batch. Orders that contradict each other
+        or the schedule are an error, which prints the cycle.
+        """
+        if not isinstance(what, str):
+            if before is None:
+                raise UsageError(f"order({what}) says nothing", hint='before=("forward", stage, micro-batch)')
+            self._before.append((what, before))
+            return
+        if what != "solve" and what not in schedules():
+            raise UsageError(f"no schedule is called {what!r}", hint=did_you_mean(what, [*schedules(), "solve"]))
+        self._order = what
 
     # --- what was said ----------------------------------------------------------------------------------------------
 
     def directives(self) -> Directives:
         """What the plan said, in the form that placing takes. Raises :class:`PlanError` for what does not add up."""
         said = Directives([], microbatches=self._microbatches, order=self._order)
-        said.recompute = frozenset(self._recompute)
+        said.recompute, said.before = frozenset(self._recompute), tuple(self._before)
         apart = self._order == "solve" or schedules()[self._order].weight_apart
         said.split_weight = apart and not self._turns
         self._factor()

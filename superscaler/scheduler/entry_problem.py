@@ -22,7 +22,6 @@ from superscaler.transforms.blocks import FETCH, RETURN, Body, Compute, Key, Low
 from superscaler.transforms.lifetimes import aligned
 from superscaler.transforms.usage import reads, writes
 
-
 AHEAD = 2
 """Layers whose state may be on its way from host memory, or back, at once."""
 
@@ -69,9 +68,11 @@ class EntryProblem:
         try:
             order = topological_order(self.jobs, ((a, b) for a, b, _ in self.edges))
         except ScheduleError as e:
+            said = self.lowered.tasks.before
             raise PlanError(
-                "the stages depend on each other in a cycle", *str(e).splitlines(), hint="cut the model in order"
-            ) from e
+                "the tasks depend on each other in a cycle", *str(e).splitlines(),
+                hint="drop one of the orders" if said else "cut the model in order",
+            ) from e  # fmt: skip
         place = [0] * len(order)
         for i, job in enumerate(order):
             place[job] = i
@@ -98,6 +99,7 @@ def entry_problem(lowered: Lowered, cluster: Cluster, profile: Profile | None = 
             found.jobs.append(_job(found, key, body, duration, j))
             found.at.append(([block], max(j, 0)))
     _connect(found, first)
+    _as_ordered(found)
     _take_turns(found, first)
     _hold(found, first)
     return found
@@ -206,6 +208,27 @@ def _written(body: Body) -> set[int]:
     for step in body.steps:
         found.update(step.outs if isinstance(step, Compute) else writes(step))
     return found
+
+
+def _as_ordered(found: EntryProblem) -> None:
+    """Edges between tasks that the plan puts in order; :class:`PlanError` unless one worker runs both."""
+    place = {(job.kind, job.stage, job.microbatch): i for i, job in enumerate(found.jobs)}
+    for pair in found.lowered.tasks.before:
+        for turn in pair:
+            if turn not in place:
+                known = ", ".join(sorted({k for k, _, _ in place if k in ("forward", "backward", "weight")}))
+                raise PlanError(
+                    f"order: the plan has no task {turn}",
+                    f"it has {known} of {len(found.lowered.tasks.stages)} stages and "
+                    f"{found.lowered.tasks.microbatches} micro-batches",
+                    hint="(kind, stage, micro-batch); weight gradients are tasks of their own in zero-bubble schedules",
+                )
+        a, b = (place[turn] for turn in pair)
+        if not set(found.jobs[a].lanes) & set(found.jobs[b].lanes):
+            raise PlanError(
+                f"order: {pair[0]} and {pair[1]} run on different devices", hint="order tasks of one device"
+            )
+        found.edges.append((a, b, 0))
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from superscaler.ir.layout import Axis, Layout, Mesh, Partial, Shard, Space, Sta
 from superscaler.ir.program import BlockKind
 from superscaler.ir.rules import rule_for
 from superscaler.ir.rules.rule import Split, Splits, dim_of, split_state
-from superscaler.ir.task import Placement, TaskGraph
+from superscaler.ir.task import Placement, TaskGraph, Turn
 from superscaler.transforms.digits import Digit, Taken, free, room
 from superscaler.transforms.precision import optimizer_state, stepping
 from superscaler.transforms.propagate import Propagation
@@ -57,6 +57,7 @@ class Directives:
     micro_homes: list[tuple[str, Shard]] = field(default_factory=list)
     recompute: frozenset[str] = frozenset()
     order: str = "1f1b"
+    before: tuple[tuple[Turn, Turn], ...] = ()
     split_weight: bool = False
     seed: int = 0
 
@@ -109,6 +110,7 @@ class _Placer:
             frozenset(name for p in self.said.offloaded for name in optimizer_state(self.graph, p)),
             self.said.order,
             self.said.seed,
+            self.said.before,
         )
 
     # --- meshes and stages ------------------------------------------------------------------------------------------
