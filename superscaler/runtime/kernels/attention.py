@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from superscaler.errors import BackendUnavailable, UsageError
+from superscaler.runtime.kernels.interpreter import mend
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 PREFILL_BLOCKS = 128, 64, 8  # queries and tokens of a program, and its warps
@@ -124,6 +125,8 @@ def _programs(query: torch.Tensor, cached: CachedKV) -> Any:
         raise BackendUnavailable(
             "Triton's kernels need a GPU", hint="scaled_dot_product_attention on the views, or TRITON_INTERPRET=1"
         )
+    if interpreted():
+        mend()
     return importlib.import_module("superscaler.runtime.kernels.programs")
 
 
