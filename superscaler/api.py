@@ -23,6 +23,7 @@ from superscaler.ir.plan import Entry, Plan, StateTensor
 from superscaler.ir.task import TaskGraph
 from superscaler.plans import Planner, PlanScript, parse, single
 from superscaler.plans.fit import Making, infeasible, over
+from superscaler.scheduler.machine import this_machine
 from superscaler.scheduler.playground import schedule
 from superscaler.scheduler.profile import Profile, load_profile, profile_path, save_profile
 from superscaler.scheduler.simulate import simulate
@@ -296,8 +297,6 @@ def known_profile(
     Raises :class:`ProfileError` if nothing was; for a profile of another machine, naming both, unless it is to be used
     with a warning.
     """
-    from superscaler.runtime.profile import this_machine
-
     here = this_machine(workers)
     return load_profile(path if path is not None else profile_path(here), here, foreign=foreign)
 

@@ -5,10 +5,7 @@ Task bodies are rehearsed: one worker of each role runs its Programs alone on ze
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -30,32 +27,13 @@ from superscaler.runtime.rehearsal import Rehearsal
 from superscaler.runtime.worker import Worker, WorkerOptions, make_worker
 from superscaler.scheduler.cost import VIEWS
 from superscaler.scheduler.keys import Keys, op_key
-from superscaler.scheduler.profile import Machine, Profile
+from superscaler.scheduler.machine import this_machine
+from superscaler.scheduler.profile import Profile
 
 Announce = Callable[[str], None]
 _LEAST = 0.002  # seconds that repetitions of an op take together
 _LEAST_RUN = 0.5  # and those of a role's Program
 _MOST = 200  # repetitions
-
-
-def this_machine(workers: int = 1, device: str | None = None) -> Machine:
-    """This machine as ``workers`` workers on it see it."""
-    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    cores = os.cpu_count() or 1
-    if name == "cuda":
-        processor = torch.cuda.get_device_name()
-        kind = next((k for k in DEVICES if k in processor.lower()), "cuda")
-        return Machine(kind, processor, torch.cuda.device_count(), 1, str(torch.__version__))
-    return Machine("cpu", _processor(), cores, max(1, cores // workers), str(torch.__version__))
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return named or platform.processor() or platform.machine()
 
 
 def measure(plan: Plan, *, repeats: int = 5, links: bool = True, progress: Announce = lambda text: None) -> Profile:
@@ -89,7 +67,15 @@ def measure(plan: Plan, *, repeats: int = 5, links: bool = True, progress: Annou
         progress("measuring the link")
         measured = measure_link(kind)
         link, post = measured.link, measured.post
-    return Profile(machine, device, link, ops, blocks, post)
+    moves: dict[str, float] = {}
+    crowd: dict[int, float] = {}
+    if links and plan.workers > 1 and kind == "cpu":
+        from superscaler.runtime.crowd import measure_crowd
+
+        progress("measuring workers together")
+        together = measure_crowd(plan)
+        moves, crowd = together.moves, together.slowdown
+    return Profile(machine, device, link, ops, blocks, post, moves, crowd)
 
 
 # --- ops --------------------------------------------------------------------------------------------------------------

@@ -29,6 +29,11 @@ def op_key(op: Op, graph: Graph, splits: Splits, space: Space, coords: Mapping[s
     return f"{op.target} {spelled(op.args)} {left} -> {right}"
 
 
+def move_key(kind: str, ways: int, size: int) -> str:
+    """A collective over ``ways`` workers, of a tensor whose complete part has ``size`` bytes."""
+    return f"{kind} {ways} {size}"
+
+
 class Keys:
     """Keys of the blocks that a role runs, as its first worker does."""
 
@@ -72,3 +77,8 @@ class Keys:
             return 0
         coords = dict.fromkeys((a for a, _ in layout.states), 0) | self.coords(layout.mesh, block, microbatch)
         return self.plan.space.region(tensor.shape, layout, coords).volume * ITEMSIZE[tensor.dtype]
+
+    def moved(self, step: Collective, block: Block, microbatch: int) -> tuple[tuple[int, ...], int]:
+        """The group of a collective, and the bytes of the complete part of what it moves."""
+        group = next(g for g in self.entry.groupings[step.grouping].groups if self.worker in g)
+        return group, self.bytes(step.src, block, microbatch) * (len(group) if step.kind == "all_gather" else 1)

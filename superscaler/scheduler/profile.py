@@ -10,6 +10,7 @@ import contextlib
 import os
 import tempfile
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -18,31 +19,14 @@ import msgspec
 from superscaler.errors import ProfileError
 from superscaler.ir.cluster import Cluster, Device, Link
 from superscaler.ir.rules.discovered import cache_dir
-
-
-class Machine(msgspec.Struct, frozen=True):
-    """What times depend on. ``kind``: the cluster preset that such a device is (``cpu``, ``h200``)."""
-
-    kind: str
-    processor: str
-    cores: int
-    threads: int
-    torch: str
-
-    def __str__(self) -> str:
-        return f"{self.processor} ({self.cores} cores, {self.threads} threads a worker, torch {self.torch})"
-
-    @property
-    def file(self) -> str:
-        """The name of its profile among others."""
-        words = "".join(c if c.isalnum() else "-" for c in f"{self.processor} {self.cores} {self.threads} {self.torch}")
-        return "-".join(filter(None, words.lower().split("-"))) + ".json"
+from superscaler.scheduler.machine import Machine
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """Seconds of ops and of task bodies by key (see :mod:`.keys`), and the figures of device and links.
+    """Seconds of ops, task bodies and moves by key (see :mod:`.keys`), and the figures of device and links.
 
-    ``post``: seconds of a worker's own time that posting one end of a communication takes.
+    ``post``: seconds of a worker's own time that posting one end of a communication takes. ``crowd``: how many workers
+    of this machine computed at once -> how many times longer each took than alone.
     """
 
     machine: Machine
@@ -51,13 +35,28 @@ class Profile(msgspec.Struct, frozen=True):
     ops: dict[str, float] = {}
     blocks: dict[str, float] = {}
     post: float = 0.0
-    version: int = 1
+    moves: dict[str, float] = {}
+    crowd: dict[int, float] = {}
+    version: int = 2
 
     def merged(self, newer: Profile) -> Profile:
         """This profile with what a newer one of the same machine has measured."""
         ops, blocks = {**self.ops, **newer.ops}, {**self.blocks, **newer.blocks}
         link, post = (newer.link, newer.post) if newer.link is not None else (self.link, self.post)
-        return Profile(newer.machine, newer.device, link, ops, blocks, post)
+        moves, crowd = {**self.moves, **newer.moves}, newer.crowd or self.crowd
+        return Profile(newer.machine, newer.device, link, ops, blocks, post, moves, crowd)
+
+    def slowdown(self, busy: int) -> float:
+        """How many times longer a task takes while ``busy`` workers of this machine compute, itself included.
+
+        Between measured numbers along a line; beyond the last one all share what there is.
+        """
+        known = sorted({1: 1.0, **self.crowd}.items())
+        for (low, a), (high, b) in pairwise(known):
+            if low <= busy <= high:
+                return a + (b - a) * (busy - low) / (high - low)
+        most, factor = known[-1]
+        return factor if busy <= self.machine.cores else factor * busy / max(most, self.machine.cores)
 
     def applied(self, cluster: Cluster) -> Cluster:
         """The cluster with the measured figures of devices of this kind, and of the links between them."""
@@ -89,6 +88,8 @@ def load_profile(path: str | Path, here: Machine, *, foreign: Literal["refuse", 
         raise ProfileError(f"cannot read the profile {path}", e.strerror or str(e), hint="superscaler profile") from e
     except msgspec.DecodeError as e:
         raise ProfileError(f"{path} is no profile", str(e)[:200], hint="superscaler profile makes one") from e
+    if found.version != Profile.__struct_defaults__[-1]:
+        raise ProfileError(f"{path} was measured by another version", hint="superscaler profile measures anew")
     if found.machine != here:
         what = f"the profile {Path(path).name} is of another machine"
         details = (f"it is of {found.machine}", f"this is {here}")

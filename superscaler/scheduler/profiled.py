@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from superscaler.ir.entry import Contents, Entry
 from superscaler.ir.program import Call, Collective, Item, Recv, Send
-from superscaler.scheduler.cost import move_seconds, op_seconds, slowest
-from superscaler.scheduler.keys import Keys
+from superscaler.scheduler.cost import VIEWS, move_seconds, op_seconds, slowest
+from superscaler.scheduler.keys import Keys, move_key, op_key
 from superscaler.scheduler.profile import Profile
 from superscaler.scheduler.replay import Durations
 from superscaler.transforms.usage import reads
@@ -14,6 +14,24 @@ from superscaler.transforms.usage import reads
 def durations(plan: Contents, name: str, profile: Profile) -> Durations:
     """(role, item) -> microseconds, for :func:`superscaler.scheduler.simulate.simulate`."""
     return _Durations(plan, plan.entries[name], profile)
+
+
+def known(plan: Contents, name: str, profile: Profile) -> tuple[int, int]:
+    """Of how many tasks of an entry that compute the profile has measured the body, or every op; and of how many."""
+    entry, count, total = plan.entries[name], 0, 0
+    for program in entry.programs:
+        keys = Keys(plan, entry, program)
+        for item in program.order:
+            block = program.blocks[item.block]
+            ops = [(c, row) for c in block.steps if isinstance(c, Call) for row in entry.definitions[c.definition].rows]
+            if block.lane != "compute" or not ops:
+                continue
+            total += 1
+            found = ((entry.graph.ops[call.base + row.offset], row.splits) for call, row in ops)
+            count += keys.block(item.block, item.microbatch) in profile.blocks or all(
+                op.target in VIEWS or op_key(op, entry.graph, splits, plan.space) in profile.ops for op, splits in found
+            )
+    return count, total
 
 
 class _Durations:
@@ -62,9 +80,9 @@ class _Durations:
         total = 0.0
         for step in block.steps:
             if isinstance(step, Collective):
-                group = next(g for g in self.entry.groupings[step.grouping].groups if keys.worker in g)
-                size = keys.bytes(step.src, block, item.microbatch) * (len(group) if step.kind == "all_gather" else 1)
-                total += move_seconds(step.kind, size, group, self.cluster)
+                group, size = keys.moved(step, block, item.microbatch)
+                measured = self.profile.moves.get(move_key(step.kind, len(group), size))
+                total += move_seconds(step.kind, size, group, self.cluster) if measured is None else measured
             elif isinstance(step, Send | Recv):
                 total += self._transfer(keys, item, step)
         return total

@@ -6,6 +6,7 @@ from superscaler.errors import UsageError, did_you_mean
 from superscaler.ir.check.capacity import state_bytes
 from superscaler.ir.entry import Contents, Entry
 from superscaler.ir.program import Program
+from superscaler.scheduler.contention import replay_shared
 from superscaler.scheduler.profile import Profile
 from superscaler.scheduler.profiled import durations as profiled
 from superscaler.scheduler.replay import Durations, Replay, replay
@@ -18,8 +19,9 @@ def simulate(
 ) -> Timeline:
     """When each task of one run of an entry (default: ``train``, or the only one) starts and ends on each role.
 
-    ``profile``: what was measured on a machine, instead of what the plan states; or ``durations``: (role, item) ->
-    microseconds. Cost grows with roles and tasks, not with workers. Raises :class:`UsageError` for an unknown entry.
+    ``profile``: what was measured on a machine, instead of what the plan states; workers that share its cores slow
+    each other down as measured. Or ``durations``: (role, item) -> microseconds. Cost grows with roles and tasks, not
+    with workers. Raises :class:`UsageError` for an unknown entry.
     """
     name = entry or ("train" if "train" in plan.entries else next(iter(plan.entries)))
     if name not in plan.entries:
@@ -27,7 +29,11 @@ def simulate(
     found = plan.entries[name]
     if profile is not None and durations is None:
         durations = profiled(plan, name, profile)
-    run = replay(found, durations, post=round(profile.post * 1e6) if profile is not None else 0)
+    post = round(profile.post * 1e6) if profile is not None else 0
+    if profile is not None and durations is not None and _shares_cores(plan, profile):
+        run = replay_shared(found, durations, profile.slowdown, plan.cluster.per_node, post=post)
+    else:
+        run = replay(found, durations, post=post)
     makespan = max((end for ends in run.ends for end in ends), default=0)
     chain = run.critical()
     held = state_bytes(plan)
@@ -38,6 +44,11 @@ def simulate(
     workers = sum(len(role.workers) for role in roles)
     bubble = sum(role.bubble * len(role.workers) for role in roles) / workers if workers else 0.0
     return Timeline(name, makespan, bubble, roles, tuple(chain))
+
+
+def _shares_cores(plan: Contents, profile: Profile) -> bool:
+    """Whether workers compute on the cores of one machine, as the profile's did."""
+    return plan.workers > 1 and profile.machine.kind == "cpu" and all(d.name == "cpu" for d in plan.cluster.kinds)
 
 
 def _role(

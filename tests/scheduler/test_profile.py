@@ -15,7 +15,8 @@ from superscaler.ir.cluster import DEVICES, Link
 from superscaler.models import build
 from superscaler.scheduler.cost import VIEWS
 from superscaler.scheduler.keys import Keys, op_key
-from superscaler.scheduler.profile import Machine, Profile, load_profile, profile_path, save_profile
+from superscaler.scheduler.machine import Machine
+from superscaler.scheduler.profile import Profile, load_profile, profile_path, save_profile
 
 HERE = Machine("cpu", "Some Processor 9", 4, 2, "2.13.0")
 OTHER = Machine("cpu", "Another Processor", 8, 2, "2.13.0")
