@@ -10,8 +10,11 @@ allocate CUDA memory while a pool is in use; our background thread never touches
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import gc
 import importlib
+from collections.abc import Generator
 from typing import Any
 
 from superscaler.errors import BackendUnavailable, SuperscalerError
@@ -44,8 +47,9 @@ class Segments:
     def _allocate(self, size: int, _device: int, _stream: int | None) -> int | None:
         # An exception cannot pass through torch; no address means out of memory to it, and it raises its own error.
         try:
-            segment = self._pool.reserve(size, owner=self._owner)
-            segment.extend(size)
+            with uncollected():
+                segment = self._pool.reserve(size, owner=self._owner)
+                segment.extend(size)
         except SuperscalerError:
             return None
         self._segments[segment.address] = segment
@@ -60,6 +64,18 @@ class Segments:
         except SuperscalerError:
             # It stays ours, and goes with the pool.
             self._segments[segment.address] = segment
+
+
+@contextlib.contextmanager
+def uncollected() -> Generator[None]:
+    """Without garbage collection: a tensor that it found would be freed while torch's allocator is at work."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def open_memory_pool(pool: Pool, owner: str = "activations") -> Any:

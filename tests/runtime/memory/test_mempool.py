@@ -1,6 +1,7 @@
 """PyTorch's segments in a pool: the callbacks, called as torch calls them."""
 
 import ctypes
+import gc
 
 import pytest
 from fake_driver import FakeDriver
@@ -30,6 +31,17 @@ def test_a_full_pool_is_no_address():
         assert first
         segments.free_callback(first, 4 * CHUNK, 0, None)
         assert segments.allocate_callback(4 * CHUNK, 0, None)
+
+
+def test_nothing_is_collected_while_torch_allocates(monkeypatch):
+    with open_pool("cuda") as pool:
+        segments, seen = Segments(pool), []
+        reserve = pool.reserve
+        monkeypatch.setattr(pool, "reserve", lambda *a, **k: seen.append(gc.isenabled()) or reserve(*a, **k))
+        assert segments.allocate_callback(CHUNK, 0, None)
+        assert segments.allocate_callback(1 << 40, 0, None) is None
+    assert seen == [False, False]
+    assert gc.isenabled()
 
 
 def test_an_unknown_or_empty_address_is_ignored():
