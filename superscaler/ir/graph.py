@@ -91,6 +91,11 @@ class Graph(msgspec.Struct, frozen=True, dict=True):
         return {op.name: op for op in self.ops}
 
     @cached_property
+    def rules(self) -> dict[str, tuple[Op, Any]]:
+        """What :func:`superscaler.ir.rules.rule_for` has found: name of an op -> the op, its rule."""
+        return {}
+
+    @cached_property
     def producer(self) -> dict[str, Op]:
         """Tensor name -> the op that writes it (inputs and state have none)."""
         return {out: op for op in self.ops for out in op.outputs}

@@ -56,6 +56,12 @@ def parse(text: str, **given: Any) -> PlanScript:
         if not eq or key not in signature:
             raise UsageError(f"plan {name!r} has no option {key!r}", hint=did_you_mean(key, signature))
         values[key] = _convert(name, key, value, signature[key])
+    if inner and "plan" not in signature:
+        around = ", ".join(other for other in PLANS if "plan" in inspect.signature(PLANS[other]).parameters)
+        raise UsageError(
+            f"plan {name!r} does not go around another plan, {inner!r}",
+            hint=f"{around}+{inner}, the options of {name!r} itself, or a script that says both",
+        )
     if inner:
         values["plan"] = parse(inner, **given)
         return PLANS[name](**values)

@@ -30,6 +30,8 @@ def compiled(model: str, plan: str, devices: int, batch: int = 8, **options: obj
     ("gpt", "pipeline:stages=0", 2, SuperscalerError, "at least one"),
     ("gpt", "pipeline:stages=2,microbatches=0", 2, PlanError, "at least 1"),
     ("gpt", "pipeline:stage=2", 2, UsageError, "no option 'stage'"),
+    ("gpt", "zero:level=1,data=2+megatron:tensor=2", 4, UsageError, "'zero' does not go around another plan"),
+    ("gpt", "zero:level=1,pipeline=2", 2, UsageError, "no option 'pipeline'"),
     ("gpt", "zero:level=two", 2, UsageError, "not a whole number"),
 ])  # fmt: skip
 def test_what_does_not_apply_is_refused(model: str, plan: str, devices: int, error: type[Exception], says: str) -> None:

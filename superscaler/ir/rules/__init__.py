@@ -61,6 +61,15 @@ _interned: dict[Any, Rule] = {}
 
 def rule_for(op: Op, graph: Graph) -> Rule:
     """The rule of ``op`` at its shapes; the same object for equal ops. Raises :class:`SplitError` if it has none."""
+    known = graph.rules.get(op.name)
+    if known is not None and known[0] is op:
+        return known[1]
+    rule = _rule_at_shapes(op, graph)
+    graph.rules[op.name] = op, rule
+    return rule
+
+
+def _rule_at_shapes(op: Op, graph: Graph) -> Rule:
     ins = tuple(graph.tensor[name].shape for name in op.inputs)
     outs = tuple(graph.tensor[name].shape for name in op.outputs)
     key = (op.target, repr(op.args), ins, outs)
