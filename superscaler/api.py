@@ -6,8 +6,9 @@ torch is imported only where a model is at hand; ray only by ``launch``.
 from __future__ import annotations
 
 import contextlib
+import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -53,6 +54,19 @@ def plan(script: PlanScript | str) -> Callable[[Model], Model]:
     return decorate
 
 
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """No search for garbage in cycles: what compiling makes lives on, and a look at it takes a third of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_uncollected()
 def compile(
     model: nn.Module,
     args: Sequence[Any] = (),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from types import SimpleNamespace
 
 import pytest
@@ -73,6 +74,14 @@ def test_the_model_is_not_changed_by_compiling() -> None:
     ss.compile(model, batch(), cluster=ss.Cluster.local(2), optimizer=ss.SGD())
     assert not model.training
     assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
+
+
+def test_garbage_is_collected_after_compiling_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("superscaler.api.check", lambda plan: seen.append(gc.isenabled()))
+    seen: list[bool] = []
+    ss.compile(Net(), batch(), cluster=ss.Cluster.local(2))
+    assert seen == [False]
+    assert gc.isenabled()
 
 
 def test_too_small_a_cluster_is_refused() -> None:
