@@ -230,12 +230,20 @@ def slept_plans(row: str, steps: int) -> Iterator[Result]:
     yield from (Result(row, *line) for line in lines)
 
 
+def predicted(steps: int) -> Iterator[Result]:
+    """What was predicted after profiling, beside what was measured."""
+    from prediction import prediction
+
+    yield from (Result("prediction", *line) for line in prediction(steps))
+
+
 ROWS: dict[str, Callable[[int], Iterator[Result]]] = {
     "slept": slept,
     "eager": lambda steps: taxed("eager", steps),
     "compiled": lambda steps: taxed("compiled", steps),
     "interlaced": lambda steps: slept_plans("interlaced", steps),
     "three_f_one_b": lambda steps: slept_plans("three_f_one_b", steps),
+    "prediction": predicted,
 }
 
 

@@ -52,7 +52,9 @@ def main(steps: int, backend: str, output: Path, preset: str, batch: int) -> flo
     print(ss.check(plan))
     output.mkdir(parents=True, exist_ok=True)
     plan.save(output / "gpt.plan.json")
-    timeline = ss.simulate(plan)
+    print("measuring this machine ...", flush=True)
+    profile = ss.profile(plan, path=output / "profile.json", links=backend == "ray")
+    timeline = ss.simulate(plan, profile=profile)
     write_png(chart(timeline, title=f"GPT, {PLAN}"), output / "timeline.png")
 
     reference = plain_torch(copy.deepcopy(model))

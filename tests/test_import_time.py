@@ -35,7 +35,7 @@ def command(*arguments: str | Path) -> str:
     )
 
 
-@pytest.mark.parametrize("name", ["check", "simulate", "show"])
+@pytest.mark.parametrize("name", ["check", "simulate", "show", "explain"])
 def test_a_saved_plan_is_looked_at_without_anything_heavy(name: str, plan_file: Path) -> None:
     assert imported(command(name, plan_file)) == set()
 
@@ -46,7 +46,10 @@ def test_only_a_png_needs_matplotlib(format: str, plan_file: Path, tmp_path: Pat
     assert "matplotlib" in imported(command("show", plan_file, "--png", tmp_path / "t"))
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["compile-plan", "--help"], ["run", "--help"], ["plans"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["--version"], ["compile-plan", "--help"], ["run", "--help"], ["profile", "--help"], ["plans"]],
+)
 def test_help_needs_nothing_heavy(words: list[str]) -> None:
     assert imported(command(*words)) == set()
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from superscaler import __version__
-from superscaler.cli import catalogue, compiling, generating, memory, running, scheduling, viewing
+from superscaler.cli import catalogue, compiling, generating, memory, profiling, running, scheduling, viewing
 
 HELP = "From a PyTorch model and a description of a cluster to a verified, executable parallelization plan."
 
@@ -20,6 +20,8 @@ def superscaler_app() -> typer.Typer:
     app.command("check")(viewing.check)
     app.command("simulate")(viewing.simulate)
     app.command("show")(viewing.show)
+    app.command("explain")(viewing.explain)
+    app.command("profile")(profiling.profile)
     app.command("run")(running.run)
     app.command("generate")(generating.generate)
     app.command("memory")(memory.memory)

@@ -7,13 +7,25 @@ from typing import Annotated
 
 import typer
 
-from superscaler.cli.console import print_json, print_table
+from superscaler.cli.console import Progress, clean_stdout, print_json, print_table
+from superscaler.cli.subject import BATCH, Request
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
-def ops(as_json: Json = False) -> None:
-    """List the split rules by family: op, rule, and the dims that it can be split along."""
+def ops(
+    coverage: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="How many ops of a model have a rule: gpt, hf:DIR, package.module:factory."),
+    ] = None,
+    batch: Annotated[int, typer.Option(help="With --coverage: the global batch.")] = BATCH,
+    seq: Annotated[int | None, typer.Option(help="With --coverage: the sequence length.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the split rules by family: op, rule, and the dims that it can be split along; or a model's coverage."""
+    if coverage is not None:
+        _coverage(Request(coverage, batch=batch, seq=seq), as_json=as_json)
+        return
     from superscaler.ir.rules.listing import rows
 
     found = rows()
@@ -27,6 +39,25 @@ def ops(as_json: Json = False) -> None:
             [(r.target, r.rule, " ".join(r.dims)) for r in found if r.family == family],
         )
     print(f"{len(found)} ops in {len(families)} families")
+
+
+def _coverage(request: Request, *, as_json: bool) -> None:
+    """Ops of a training step of a model, by how their rule came about. No weights are made or read."""
+    from superscaler.cli.subject import without_memory
+
+    with Progress() as progress, clean_stdout(as_json):
+        progress(f"building {request.name}")
+        built = without_memory(request)
+        from superscaler import api
+
+        progress("tracing, and finding rules")
+        found = api.coverage(built.model, built.args, built.kwargs)
+    if as_json:
+        counts = {"instances": found.instances, "ruled": found.ruled, "discovered": found.discovered}
+        counts |= {"split": found.split, "missing": found.missing}
+        print_json({"model": request.name, "share": found.share, **counts})
+    else:
+        print(found)
 
 
 def plans(as_json: Json = False) -> None:

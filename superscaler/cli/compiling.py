@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 import typer
 
+from superscaler.cli import costs
 from superscaler.cli.console import Progress, clean_stdout, print_json, print_table
 from superscaler.cli.subject import BATCH, Request, settings_of
 
@@ -45,6 +46,7 @@ def compile_plan(
     dtype: Annotated[Number, typer.Option(help="Of parameters and activations.")] = "f32",
     time_limit: Annotated[float | None, typer.Option(help="Seconds that a search for a schedule may take.")] = None,
     seed: Annotated[int, typer.Option(help="Of the schedule search, and of dropout when the plan runs.")] = 0,
+    profile: Annotated[str, typer.Option(help=costs.HELP)] = "auto",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The plan file; MODEL.plan.json by default.")
     ] = None,
@@ -52,11 +54,15 @@ def compile_plan(
 ) -> None:
     """Compile a model into a plan for a cluster, check it, and write it to a file. No weights are made or read."""
     from superscaler.cli import choices, subject
+    from superscaler.plans.auto import Auto
 
     with Progress() as progress, clean_stdout(as_json):
         script = choices.script_of(plan, microbatches, progress)
         where = choices.cluster_of(cluster, devices, memory, plan)
         steps = choices.optimizer_of(optimizer, lr, clip_norm)
+        used = costs.costs_of(profile, where, where.size)
+        if isinstance(script, Auto):
+            script.profile = used.profile
         request = Request(model, preset, settings_of(setting or []), batch, seq)
         progress(f"building {model}")
         built = subject.without_memory(request)
@@ -64,7 +70,7 @@ def compile_plan(
 
         made = api.compile(
             built.model, built.args, built.kwargs, cluster=where, plan=script, optimizer=steps, seed=seed, dtype=dtype,
-            time_limit=time_limit, progress=progress,
+            time_limit=time_limit, profile=used.profile, progress=progress,
         )  # fmt: skip
         choices.uses_all(plan, devices, made.workers)
         tried: list[Trial] = getattr(script, "tried", [])
@@ -74,9 +80,10 @@ def compile_plan(
         progress(f"writing {file}")
         made.save(file)
     if as_json:
-        print_json(_figures(made, file, tried))
+        print_json({**_figures(made, file, tried), "costs": used.figures(made)})
     else:
         _print(made, file, tried)
+        print(used.text(made))
 
 
 def _figures(plan: Plan, file: Path, tried: list[Trial]) -> dict[str, Any]:

@@ -48,6 +48,7 @@ def run(
         raise UsageError(f"--steps is {steps}", hint="1 or more")
     from superscaler.api import simulate
     from superscaler.cli.batches import batches_of
+    from superscaler.cli.costs import costs_of
     from superscaler.ir.plan import Plan
 
     with Progress() as progress, clean_stdout(as_json):
@@ -63,7 +64,10 @@ def run(
             job.save_checkpoint(checkpoint)
         if trace is not None:
             _write_trace(job, trace)
-    _report(file, losses, seconds, simulate(plan).seconds, checkpoint, as_json=as_json)
+    used = costs_of("auto", plan.cluster, plan.workers)
+    _report(file, losses, seconds, simulate(plan, profile=used.profile).seconds, checkpoint, as_json=as_json)
+    if not as_json:
+        print(used.text(plan))
 
 
 def _trains(plan: Plan) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from superscaler.cli import costs
 from superscaler.cli.console import Progress, print_json, print_table, writing
 
 if TYPE_CHECKING:
@@ -32,15 +33,40 @@ def check(
     print(report)
 
 
-def simulate(file: File, as_json: Json = False) -> None:
+def simulate(
+    file: File,
+    profile: Annotated[str, typer.Option(help=costs.HELP)] = "auto",
+    as_json: Json = False,
+) -> None:
     """Predict a step: its time, idle time and memory per worker, and what it all waits for."""
     plan = _load(file)
-    timelines = _timelines(plan)
+    used = costs.costs_of(profile, plan.cluster, plan.workers)
+    timelines = _timelines(plan, used)
     if as_json:
-        print_json({"file": str(file), "entries": {t.entry: _figures(plan, t) for t in timelines}})
+        figures = {t.entry: _figures(plan, t) for t in timelines}
+        print_json({"file": str(file), "costs": used.figures(plan), "entries": figures})
         return
     for timeline in timelines:
         _print_timeline(timeline)
+    print(used.text(plan))
+
+
+def explain(
+    file: File,
+    subject: Annotated[
+        str | None, typer.Argument(metavar="[PARAMETER|OP|MODULE|WORKER]", help="A name in the plan, or a number.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say where a tensor lives, who computes, sends and receives it, and why; without a name: what can be asked."""
+    from superscaler.ir.explain import explain as explained
+
+    found = explained(_load(file), subject)
+    if as_json:
+        sections = {section.name: list(section.lines) for section in found.sections}
+        print_json({"file": str(file), "subject": subject, "title": found.title, "sections": sections})
+    else:
+        print(found)
 
 
 def show(
@@ -87,10 +113,10 @@ def _load(file: Path) -> Plan:
         return Plan.load(file)
 
 
-def _timelines(plan: Plan) -> list[Timeline]:
+def _timelines(plan: Plan, used: costs.Costs) -> list[Timeline]:
     from superscaler.scheduler.simulate import simulate as predict
 
-    return [predict(plan, name) for name in plan.entries]
+    return [predict(plan, name, profile=used.profile) for name in plan.entries]
 
 
 def _figures(plan: Plan, timeline: Timeline) -> dict[str, Any]:

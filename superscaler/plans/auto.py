@@ -15,6 +15,7 @@ from superscaler.plans.fit import with_whole_state
 from superscaler.plans.megatron import megatron
 from superscaler.plans.planner import Planner, PlanScript
 from superscaler.plans.recompute import recompute
+from superscaler.scheduler.profile import Profile
 from superscaler.scheduler.replay import replay
 from superscaler.scheduler.tasks import schedule
 from superscaler.transforms.assemble import assemble
@@ -48,10 +49,12 @@ class Auto:
     """A plan script that chooses on the graph with gradients, and repeats its choice on the others of that model.
 
     ``tried``: all candidates of the last choice, in the order of trial. ``microbatches``: take that many, always.
+    ``profile``: measured costs.
     """
 
     microbatches: int | None = None
     progress: Callable[[str], None] = lambda message: None
+    profile: Profile | None = None
     tried: list[Trial] = field(default_factory=list[Trial])
     chosen: Trial | None = None
 
@@ -65,7 +68,7 @@ class Auto:
         for recomputes in (False, True):
             for candidate in self._candidates(cluster, batch, recomputes):
                 self.progress(f"trying {candidate.name}")
-                self.tried.append(_tried(candidate, graph, cluster))
+                self.tried.append(_tried(candidate, graph, cluster, self.profile))
             fitting = [trial for trial in self.tried if not trial.refused]
             if fitting:
                 return min(fitting)
@@ -109,7 +112,7 @@ def _script(trial: Trial) -> PlanScript:
     return recompute(plan) if trial.recomputes else plan
 
 
-def _tried(trial: Trial, graph: Graph, cluster: Cluster) -> Trial:
+def _tried(trial: Trial, graph: Graph, cluster: Cluster, profile: Profile | None = None) -> Trial:
     """The candidate with its predicted time and memory, or why it is refused."""
 
     def outcome(seconds: float, peak: int, refused: str) -> Trial:
@@ -122,7 +125,7 @@ def _tried(trial: Trial, graph: Graph, cluster: Cluster) -> Trial:
         _script(trial)(planner)
         tasks = place(graph, planner.directives())
         lowered = lower(tasks)
-        entry = with_whole_state(assemble(lowered, schedule(lowered, cluster)), tasks)
+        entry = with_whole_state(assemble(lowered, schedule(lowered, cluster, profile=profile)), tasks)
     except PlanError as e:
         return outcome(0.0, 0, e.what)
     seconds = max((end for ends in replay(entry).ends for end in ends), default=0) / 1e6

@@ -1,0 +1,141 @@
+"""Predicted against measured: the step time and the peak memory of four models under four plans, on this machine.
+
+A row of ``benchmarks/runtime.py``. Each plan is profiled as ``superscaler profile`` does it, simulated with what was
+measured, and then run. Time: the median step. Memory: state, arena and largest workspace of every worker, measured by
+:meth:`superscaler.runtime.job.Job.measure_memory`.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import superscaler as ss
+from superscaler.models import build
+
+TIME, MEMORY = 0.15, 0.05  # the bars
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model with a batch, and the plan it is run under."""
+
+    name: str
+    make: Callable[[], tuple[nn.Module, tuple[Any, ...]]]
+    plan: str
+    workers: int
+    loss: Callable[[Any], Any] | None = None
+
+    def compile(self) -> tuple[nn.Module, tuple[Any, ...], ss.Plan]:
+        torch.manual_seed(0)
+        model, inputs = self.make()
+        plan = ss.compile(
+            model, inputs, cluster=ss.Cluster.local(self.workers), plan=self.plan, loss=self.loss,
+            optimizer=ss.AdamW(lr=1e-3, clip_norm=1.0), evaluate=False,
+        )  # fmt: skip
+        return model, inputs, plan
+
+
+def ours(name: str, preset: str, *batch: int, **settings: str) -> tuple[nn.Module, tuple[Any, ...]]:
+    model, example = build(name, preset, **settings)
+    return model, example(*batch)
+
+
+def llama() -> tuple[nn.Module, tuple[Any, ...]]:
+    """An unmodified Llama of transformers, with its loss."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    class WithLoss(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return self.model(input_ids=ids, labels=labels).loss
+
+    config = LlamaConfig(
+        vocab_size=1024, hidden_size=256, intermediate_size=688, num_hidden_layers=4, num_attention_heads=8,
+        num_key_value_heads=4, max_position_embeddings=128, use_cache=False,
+    )  # fmt: skip
+    ids = torch.randint(0, 1024, (16, 128))
+    return WithLoss(LlamaForCausalLM(config)), (ids, ids)
+
+
+CASES = [
+    Case("demo", lambda: ours("gpt", "demo", 16), "megatron:tensor=2,pipeline=2,microbatches=4", 4),
+    Case("swin", lambda: ours("swin", "swin-t", 4, image="112", window="7"), "pipeline", 1),
+    Case("llama", llama, "megatron:tensor=2,microbatches=2", 2),
+    Case(
+        "t5", lambda: ours("t5", "t5-small", 8, 64, layers="2", vocab="4096"), "pipeline:stages=2,microbatches=4", 2
+    ),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Found:
+    """Seconds of a step and, per worker, bytes at the peak: predicted, then measured."""
+
+    case: Case
+    seconds: tuple[float, float]
+    unprofiled: float
+    peaks: list[tuple[int, int]]
+    profiling: float
+
+    @property
+    def late(self) -> float:
+        return self.seconds[1] / self.seconds[0] - 1
+
+    @property
+    def over(self) -> float:
+        """The worst worker's, of its predicted peak."""
+        return max((measured / predicted - 1 for predicted, measured in self.peaks), key=abs)
+
+
+def measure(case: Case, steps: int) -> Found:
+    """Profile, predict, run."""
+    model, inputs, plan = case.compile()
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        profile = ss.profile(plan, path=Path(folder) / "profile.json")
+    profiling = time.perf_counter() - began
+    predicted = ss.simulate(plan, profile=profile).seconds
+    times: list[float] = []
+    with ss.launch(plan, model, backend="ray" if plan.workers > 1 else "inline") as job:
+        for _ in range(steps + 2):
+            began = time.perf_counter()
+            job.step(*inputs)
+            times.append(time.perf_counter() - began)
+        memory = job.measure_memory(*inputs)
+    programs = {worker: p for p in plan.entries["train"].programs for worker in p.workers}
+    peaks = [(programs[worker].peak, found["peak"]) for worker, found in enumerate(memory)]
+    measured = statistics.median(times[2:])
+    return Found(case, (predicted, measured), ss.simulate(plan).seconds, peaks, profiling)
+
+
+def prediction(steps: int, only: str = "") -> Iterator[tuple[str, str, str, bool]]:
+    """Per case, two lines: (what, bar, measured, met)."""
+    for case in CASES:
+        if only and case.name != only:
+            continue
+        found = measure(case, steps)
+        a, b = found.seconds
+        text = f"{b * 1000:.0f} ms for {a * 1000:.0f} predicted ({found.late:+.1%}; datasheet {found.unprofiled * 1000:.0f}), profiled in {found.profiling:.0f} s"  # noqa: E501
+        yield f"{case.name}: step, {case.workers} workers", f"within {TIME:.0%}", text, abs(found.late) <= TIME
+        top = max(peak for _, peak in found.peaks)
+        text = f"{found.over:+.2%} at the worst of {len(found.peaks)} workers (peak {top / 1e6:.1f} MB)"
+        yield f"{case.name}: peak memory", f"within {MEMORY:.0%}", text, abs(found.over) <= MEMORY
+
+
+if __name__ == "__main__":
+    import sys
+
+    for what, bar, measured, met in prediction(10, *sys.argv[1:]):
+        print(f"{what:28} {bar:12} {measured}  {'met' if met else 'MISSED'}", flush=True)
