@@ -50,8 +50,8 @@ ROWS: dict[str, Row] = {
     "safety": Row("gpu_memory", "safety", 30),
     **{
         f"{subject}-{way}": Row("gpu_training", "largest", weight, (subject, way))
+        for way, weight in (("co_shard", 35), ("plain", 12), ("checkpoint", 15), ("compile", 35))
         for subject in ("swin", "gpt")
-        for way, weight in (("co_shard", 35), ("plain", 12), ("compile", 25), ("checkpoint", 15))
     },
     # Last, since they go cell by cell, as far as what the others have left allows.
     "decode": Row("gpu_kernels", "decode_cells", 70),
@@ -174,9 +174,10 @@ def end_group(process: subprocess.Popen[str]) -> None:
 
 
 def reason(code: int, errors: Sequence[str]) -> str:
-    said = [line.strip() for line in errors if line.strip()]
+    """How it ended, and the last of what it said: an error of ours says what, where and what to try in three lines."""
+    said = " | ".join([line.strip() for line in errors if line.strip()][-3:])
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-    return f"{how}: {said[-1][:200]}" if said else how
+    return f"{how}: {said[-300:]}" if said else how
 
 
 def could_not(row: str, why: str) -> dict[str, Any]:
