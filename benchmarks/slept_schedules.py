@@ -333,11 +333,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="timed steps of each")
     options = parser.parse_args()
     counts = [int(count) for count in options.microbatches.split(",")]
-    found: list[Line] = []
     for line in lines(options.schedules.split(","), counts, options.steps):
         print(line, flush=True)
-        found.append(line)
-    write(found, by=lambda line: (line["row"], line["what"]))
+        write([line], by=lambda line: (line["row"], line["what"]))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from time import monotonic
 
 import msgspec
 
@@ -27,6 +28,8 @@ from superscaler.transforms.place import place
 
 _TIGHTER = 5
 """How often a schedule within memory is tried again in less, for the gaps of its arena."""
+_PATIENCE = 60.0
+"""Seconds after which no further change is tried."""
 _DOUBLINGS = 3
 _HALVINGS = 5
 
@@ -117,7 +120,11 @@ def infeasible(making: Making, name: str, entry: Entry) -> InfeasiblePlan:
     worst = max(over(entry.programs, making.cluster), key=lambda program: program.peak)
     worker = min(worst.workers, key=lambda w: making.cluster.device(w).memory)
     limit = making.cluster.device(worker).memory
-    found = list(smallest_changes(making, entry, worst)) if making.train else []
+    until, found = monotonic() + _PATIENCE, list[tuple[str, str]]()
+    for change in smallest_changes(making, entry, worst) if making.train else ():
+        found.append(change)
+        if monotonic() > until:
+            break
     limits = dict.fromkeys((f"memory[{worker}]", *(relieved for relieved, _ in found if relieved)))
     return InfeasiblePlan(
         f"no schedule fits worker {worker}'s {bytes_text(limit)}",

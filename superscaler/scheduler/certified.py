@@ -42,8 +42,10 @@ _ROUNDS = 4
 """Rounds of tuning and polishing for problems of up to so many tasks."""
 _BUSIEST = 2
 """Devices that are relaxed together: with more of them the solver proves less."""
-_FAMILY = 8
-"""Policies tried again where the best schedule does not repeat itself."""
+_MORE = 5
+"""Policies tried once the bound is reached, for one that repeats itself."""
+_LIGHTER = 6
+"""Policies tried in less memory."""
 _LONGER = 3
 """Policies tried on more micro-batches when the steady state does not show."""
 
@@ -154,6 +156,7 @@ class _Search:
         self.name = ""
         self.baseline = (0, "")
         self.searched = False
+        self.course: Course | None = None
 
     def run(self) -> Course:
         """The best schedule of all micro-batches."""
@@ -164,35 +167,30 @@ class _Search:
             self.improve()
         if not feasible(self.small, self.starts):
             raise ScheduleError("a schedule failed its own check", hint="please report this problem")
-        course = extend(self.small, self.starts, self.flow.microbatches) or self.as_short() or self.longer()
-        course = course or self.written_out()
+        course = self.course or extend(self.small, self.starts, self.flow.microbatches)
+        course = course or self.longer() or self.written_out()
         # What a constructive schedule of all micro-batches takes: it repeats the same steady state.
         self.baseline = (self.baseline[0] + course.makespan - self.length, self.baseline[1])
         return course
 
-    def as_short(self) -> Course | None:
-        """Another policy of the family that is as short on few micro-batches, and has a steady state."""
-        for policy, back in islice(policies(self.small), _FAMILY):
-            starts = (greedy_back if back else greedy)(self.small, tuning(self.small, policy))
-            if self.small.makespan(starts) == self.length and feasible(self.small, starts):
-                course = extend(self.small, starts, self.flow.microbatches)
-                if course is not None:
-                    return course
-        return None
-
     def longer(self) -> Course | None:
-        """The best policies on two and four times as many micro-batches: memory may take long to fill.
+        """Two and four times as many micro-batches, for memory may take long to fill: the best policies, and the first
+        of the family in no more memory than 1F1B takes, which fills sooner.
 
         What is left for repetition is a multiple of the periods that :func:`extend` looks for.
         """
+        less = tuple(min(room, self.small.stages) for room in self.small.capacity)
         for factor in (2, 4):
             few = factor * self.small.microbatches
             if few > self.flow.microbatches:
                 break
             flow = self.small.with_microbatches(few + (self.flow.microbatches - few) % ALL_SPANS)
-            found = [
-                extend(flow, make(flow, tuned), self.flow.microbatches) for _, _, make, tuned in self.tried[:_LONGER]
-            ]
+            schedules = [(flow, make(flow, tuned)) for _, _, make, tuned in self.tried[:_LONGER]]
+            if less != flow.capacity:
+                light = flow.with_capacity(less)
+                family = [(greedy_back if back else greedy, p) for p, back in islice(policies(light), _LIGHTER)]
+                schedules += [(light, make(light, tuning(light, policy))) for make, policy in family]
+            found = [extend(like, starts, self.flow.microbatches) for like, starts in schedules]
             courses = [course for course in found if course is not None]
             if courses:
                 return min(courses, key=lambda course: course.makespan)
@@ -212,16 +210,23 @@ class _Search:
         return Course(starts, self.flow.makespan(starts))
 
     def construct(self) -> None:
-        """The greedy family, from the start and from the end, until the bound or enough tasks are visited."""
+        """The greedy family, from the start and from the end, until the bound or enough tasks are visited.
+
+        At the bound a few more are tried if that schedule has no steady state to be repeated.
+        """
         small = self.small
         self.tried: list[tuple[int, int, Make, Tuning]] = []
+        more = _MORE
         for number, (policy, back) in enumerate(policies(small)):
             make, tuned = (greedy_back if back else greedy), tuning(small, policy)
             starts = make(small, tuned)
             self.offer(starts, f"{policy}{', from the end' if back else ''}")
             self.tried.append((small.makespan(starts), number, make, tuned))
+            if small.makespan(starts) == self.floor:
+                self.course = extend(small, starts, self.flow.microbatches) if feasible(small, starts) else None
+            more -= self.length == self.floor
             enough = len(self.tried) * small.tasks > _GREEDY_VISITS
-            if self.length == self.floor or enough or self.budget.blown:
+            if self.course is not None or not more or enough or self.budget.blown:
                 break
         self.tried.sort(key=lambda entry: entry[:2])
 

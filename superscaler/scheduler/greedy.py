@@ -41,8 +41,8 @@ def policies(flow: Flow) -> Iterator[tuple[Policy, bool]]:
     """
     kinds = 2 if flow.stages == flow.devices else len(PREFERENCES)
     first = (
-        (Policy("backward first", 9), False),
         (Policy("forward first", 1.0), False),
+        (Policy("backward first", 9), False),
         (Policy("forward first", 1.0, 0.0, 0.3), False),
         (Policy("forward first", 0.6, flow.devices / 2, 0.3), False),
         (Policy("late stages first", 1.0, 2.0, 0.3), True),
