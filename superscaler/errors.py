@@ -136,4 +136,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``"did you mean 'x'?"`` or the list of the known names, for the hint of a :class:`UsageError`."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else "one of " + ", ".join(names)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return "one of " + ", ".join(names[:20]) + (f", … ({len(names)} in all)" if len(names) > 20 else "")

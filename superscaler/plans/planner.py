@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 from superscaler.errors import PlanError, SplitError, UsageError, did_you_mean
 from superscaler.ir.cluster import Cluster
@@ -15,6 +16,7 @@ from superscaler.ir.layout import Axis, Shard
 from superscaler.ir.rules import rule_for
 from superscaler.ir.rules.rule import Split, dim_of
 from superscaler.ir.task import Turn
+from superscaler.plans.assignment import WHOLE, Assignments, Factor, Part, Parts, Place, runs
 from superscaler.scheduler.constructive import schedules
 from superscaler.scheduler.cost import operations, slept
 from superscaler.transforms.blocks import layer_of
@@ -44,24 +46,6 @@ class Stage:
         return self.planner.of_kind(found, op)
 
 
-@dataclass(frozen=True)
-class Parts:
-    """An op split along one dim after another: as many parts as the product of the ways, in row-major order."""
-
-    op: Op
-    splits: tuple[tuple[str, int], ...]
-
-    def __len__(self) -> int:
-        return prod(ways for _, ways in self.splits)
-
-
-@dataclass
-class _Assigned:
-    devices: tuple[int, ...]
-    parts: list[Parts] = field(default_factory=list)
-    axes: tuple[str, ...] | None = None
-
-
 class Planner:
     """What a plan script works with. Primitives record what they say; ``compile`` then places and checks it."""
 
@@ -80,8 +64,7 @@ class Planner:
         self._turns: dict[str, set[str]] = {}
         self._used: dict[tuple[str, str], int] = {}
         self._microbatches = 1
-        self._assigned: dict[int, _Assigned] = {}
-        self._parts: list[tuple[Parts, tuple[int, ...]]] = []
+        self._assigned = Assignments()
         self._recompute: set[str] = set()
         self._order = "1f1b"
         self._before: list[tuple[Turn, Turn]] = []
@@ -177,13 +160,13 @@ class Planner:
 
     def microbatches(self, count: int) -> None:
         """Run the batch in ``count`` micro-batches, gradients accumulated; exactly the full batch's result."""
-        if count < 1:
+        if _whole(count, "microbatches") < 1:
             raise PlanError(f"microbatches must be at least 1, not {count}", hint="microbatches=1: the whole batch")
         self._microbatches = count
 
     def stages(self, count: int) -> list[Stage]:
         """Cut the forward ops into ``count`` consecutive stages of about equal cost."""
-        if count < 1:
+        if _whole(count, "stages") < 1:
             raise PlanError(f"a pipeline needs at least one stage, not {count}", hint="one stage: no pipeline")
         runs = cut(self.graph, self._forward, count, self._cost)
         self._stages = [Stage(self, i, tuple(run)) for i, run in enumerate(runs)]
@@ -192,9 +175,16 @@ class Planner:
     def cut(self, *groups: Iterable[Op]) -> list[Stage]:
         """Stages of the given forward ops each, in order; every forward op belongs to one."""
         self._stages = [Stage(self, i, tuple(group)) for i, group in enumerate(groups)]
-        missing = {op.name for op in self._forward} - {op.name for stage in self._stages for op in stage.ops}
+        times = Counter(op.name for stage in self._stages for op in stage.ops)
+        missing = {op.name for op in self._forward} - times.keys()
         if missing:
             raise PlanError(f"{len(missing)} forward ops belong to no stage, {min(missing)} among them")
+        twice = [name for name, count in times.items() if count > 1]
+        if twice:
+            raise PlanError(f"{len(twice)} ops belong to several stages, {twice[0]} among them")
+        empty = [stage.index for stage in self._stages if not stage.ops]
+        if empty:
+            raise PlanError(f"stage {empty[0]} has no ops")
         return self._stages
 
     def runs(self, ops: Sequence[Op], count: int) -> list[list[Op]]:
@@ -242,14 +232,14 @@ class Planner:
         ``axis``: a named mesh axis to split along; else one is made when the parts are assigned. Raises
         :class:`SplitError` naming the op's dims if it has no such dim, or if that must stay whole.
         """
-        parts = op if isinstance(op, Parts) else Parts(op, ())
+        parts = op if isinstance(op, Parts) else Parts(self._own(op), ())
         found = rule_for(parts.op, self.graph).dims.get(dim)
         if found is None or found.whole:
             names = ", ".join(n for n, d in rule_for(parts.op, self.graph).dims.items() if not d.whole) or "none"
             why = "has no dim" if found is None else "must not be split along"
             raise SplitError(f"{parts.op.name} ({parts.op.function or parts.op.target}) {why} {dim!r}",
                              f"at {parts.op.source or 'unknown line'}", hint=f"its dims are: {names}")  # fmt: skip
-        if ways < 1 or found.size < ways:
+        if _whole(ways, "ways") < 1 or found.size < ways:
             raise SplitError(f"{parts.op.name}: dim {dim!r} of {found.size} cannot be split {ways} ways")
         if axis is not None:
             self.axis(axis, ways)
@@ -274,9 +264,12 @@ class Planner:
             self.axis(axis, ways)
             self._wishes.append((axis, op.name, split))
 
-    def replicate(self, op: Op, *, axis: str) -> None:
-        """Have each device of ``axis`` compute ``op`` whole."""
-        self._anchors.append((axis, op.name, None))
+    def replicate(self, op: Op, ways: int = 1, *, axis: str | None = None) -> Parts:
+        """Have each device compute ``op`` whole: those of ``axis``, or the ``ways`` that the parts are assigned to."""
+        self._own(op)
+        if axis is not None:
+            self._anchors.append((axis, op.name, None))
+        return Parts(op, ((WHOLE, _whole(ways, "ways")),))
 
     def split_batch(self, ways: int, *, axis: str = "data") -> None:
         """Split the batch ``ways`` ways: the first dim of every input that has it. Again on another axis: inside."""
@@ -294,7 +287,11 @@ class Planner:
 
         ``parameter``: the parameter too, gathered where it is read; else it is gathered once after its step.
         """
-        self._sharded += [(axis, name, parameter) for name in parameters]
+        known = {t.name for t in self.graph.tensors if t.kind == "parameter"}
+        for name in parameters:
+            if name not in known:
+                raise UsageError(f"the model has no parameter {name!r}", hint=did_you_mean(name, known))
+            self._sharded.append((axis, name, parameter))
 
     def reduce_early(self, parameters: Iterable[str]) -> None:
         """Reduce the gradients of these parameters as soon as they are there: only what a device keeps is kept."""
@@ -332,36 +329,60 @@ class Planner:
         return axis
 
     def assign(
-        self, what: Stage | Parts | Sequence[Parts], devices: Sequence[int], *, axes: Sequence[str] = ()
-    ) -> None:
-        """Put a stage on devices (row-major over ``axes``), or zip the parts of an op with devices."""
-        listed = tuple(devices)
+        self, what: Stage | Op | Parts | Part | Sequence[Op | Parts | Part], devices: Sequence[int] | int,
+        *, axes: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """Put a stage on devices (row-major over ``axes``), or zip the parts of an op with devices.
+
+        A device that is given to several parts of an op runs them one after the other. Ops may be assigned one by one:
+        those of a stage that nothing is said of are on the stage's devices, or, if it has none, with the ops before.
+        """
+        listed = (devices,) if isinstance(devices, int) else tuple(devices)
         self._known(listed)
         if isinstance(what, Stage):
-            self._assigned[what.index] = _Assigned(listed, axes=tuple(axes))
+            if len(set(listed)) != len(listed):
+                raise PlanError(f"a device is given twice: {list(listed)}")
+            self._assigned.stages[what.index] = Place(listed, tuple(axes))
             return
-        for parts in [what] if isinstance(what, Parts) else what:
-            if len(parts) != len(listed):
-                raise PlanError(
-                    f"{parts.op.name} has {len(parts)} parts for {len(listed)} devices",
-                    hint="assign zips parts and devices: give as many of each",
-                )
-            self._parts.append((parts, listed))
+        each = list(what) if isinstance(what, list | tuple) else [what]
+        single = [part for part in each if isinstance(part, Part)]
+        if single and len(single) == len(each) == len(listed):
+            for part, device in zip(single, listed, strict=True):
+                self._assigned.add_part(part, device)
+            return
+        for one in each:
+            self._assigned.add(self._parts_of(one), listed)
 
-    def _known(self, devices: tuple[int, ...]) -> None:
-        if len(set(devices)) != len(devices):
-            raise PlanError(f"a device is given twice: {list(devices)}")
+    def _parts_of(self, what: object) -> Parts:
+        if isinstance(what, Part):
+            raise PlanError(f"parts of {what.parts.op.name} are assigned with other than one device each")
+        return what if isinstance(what, Parts) else Parts(self._own(what), ())
+
+    def _own(self, op: object) -> Op:
+        """``op``, which must be one of this graph."""
+        if not isinstance(op, Op):
+            raise UsageError(f"{_shown(op)} is no op", hint="p.find(...) gives a list of ops: take them one by one")
+        if self.graph.op.get(op.name) != op:
+            raise PlanError(f"{op.name} is an op of another graph", hint="ops that this p.find(...) gave")
+        return op
+
+    def _known(self, devices: tuple[Any, ...]) -> None:
         for device in devices:
+            if not isinstance(device, int):
+                raise UsageError(f"{_shown(device)} is no device", hint=f"numbers from 0 to {self.cluster.size - 1}")
             if not 0 <= device < self.cluster.size:
                 raise PlanError(
                     f"device {device} is not in the cluster of {self.cluster.size}", hint="--devices, or a smaller plan"
                 )
 
-    def recompute(self, ops: Iterable[Op] | str) -> None:
-        """Do not keep the results of these forward ops: the backward runs them again. "all", or a module glob."""
+    def recompute(self, ops: Op | Iterable[Op] | str) -> None:
+        """Do not keep the results of these forward ops: the backward runs them again.
+
+        "all", or what is found as a module glob, else as a source function, family or target.
+        """
         if isinstance(ops, str):
-            ops = self._inner_ops() if ops == "all" else self.find(ops)
-        self._recompute.update(op.name for op in ops)
+            ops = self._inner_ops() if ops == "all" else self.find(ops) or self.find(op=ops)
+        self._recompute.update(self._own(op).name for op in ([ops] if isinstance(ops, Op) else ops))
 
     def inner(self, modules: str = "*") -> list[Op]:
         """Forward ops inside the repeated layers whose module path matches: not embeddings, head or loss."""
@@ -399,69 +420,72 @@ class Planner:
         said.recompute, said.before = frozenset(self._recompute), tuple(self._before)
         apart = self._order == "solve" or schedules()[self._order].weight_apart
         said.split_weight = apart and not self._turns
-        self._factor()
-        for stage in self._stages:
-            said.stages.append(self._stage_spec(stage))
+        said.anchors, said.wishes = list(self._anchors), self._wishes
+        said.stages = self._stage_specs(said)
+        self._used_axes({axis for stage in said.stages for axis in stage.axes})
         said.axes = dict(self._axes)
-        said.anchors, said.wishes = self._anchors, self._wishes
         said.turns = {axis: frozenset(ops) for axis, ops in self._turns.items()}
         said.sharded, said.early = self._sharded, frozenset(self._early)
         said.offloaded = frozenset(self._offloaded)
         self._batch_homes(said)
         return said
 
-    def _stage_spec(self, stage: Stage) -> StageSpec:
-        found = self._assigned.get(stage.index)
-        if found is None:
-            used = {d for a in self._assigned.values() for d in a.devices}
-            left = [d for d in range(self.cluster.size) if d not in used]
-            if not left:
-                raise PlanError(f"stage {stage.index} has no device", hint="p.assign(stage, devices)")
-            found = _Assigned((left[0],))
-            self._assigned[stage.index] = found
-        return StageSpec(frozenset(op.name for op in stage.ops), found.devices, found.axes or ())
+    def _stage_specs(self, said: Directives) -> list[StageSpec]:
+        """The stages with their devices, each cut where ops of it are assigned elsewhere."""
+        where: dict[str, Place] = {}
+        for op, place, factors in self._assigned.factors():
+            if where.setdefault(op.name, place) != place:
+                raise PlanError(f"{op.name} is assigned to {list(where[op.name].devices)} and to {list(place.devices)}")
+            for axis in place.axes:
+                self.axis(axis, int(axis.partition("_")[2]))
+            said.anchors += self._anchors_of(op, factors)
+        used = {d for place in (*where.values(), *self._assigned.stages.values()) for d in place.devices}
+        specs: list[StageSpec] = []
+        for stage in self._stages:
 
-    def _factor(self) -> None:
-        """Axes for parts that were assigned without naming any: a chain of factors that all of them refine to."""
-        lists: dict[tuple[int, ...], list[Parts]] = {}
-        for parts, devices in self._parts:
-            lists.setdefault(devices, []).append(parts)
-        owner = {op.name: stage for stage in self._stages for op in stage.ops}
-        for devices, found in lists.items():
-            marks = sorted({1, len(devices)} | {m for parts in found for m in _marks(parts)})
-            for a, b in pairwise(marks):
-                if b % a:
-                    raise SplitError(f"ops on {len(devices)} devices are split {a} and {b} ways, which do not nest")
-            names = [self.axis(f"x{a}_{b // a}", b // a) for a, b in pairwise(marks)]
-            for parts in found:
-                self._anchor_parts(parts, marks, names)
-                self._own(owner[parts.op.name], devices, names)
+            def spare(stage: Stage = stage) -> Place:
+                left = [d for d in range(self.cluster.size) if d not in used]
+                if not left:
+                    raise PlanError(f"stage {stage.index} has no device", hint="p.assign(stage, devices)")
+                used.add(left[0])
+                return Place((left[0],))
 
-    def _own(self, stage: Stage, devices: tuple[int, ...], names: list[str]) -> None:
-        had = self._assigned.get(stage.index)
-        if had is not None and had.axes and (had.devices != devices or had.axes != tuple(names)):
-            raise PlanError(
-                f"ops of stage {stage.index} are assigned to {list(had.devices)} and to {list(devices)}",
-                hint="cut the model into more stages: the ops of one stage share its devices",
-            )
-        self._assigned[stage.index] = _Assigned(devices, axes=tuple(names))
+            own = self._assigned.stages.get(stage.index)
+            for place, ops in runs(stage.ops, own, where, self.graph, spare):
+                specs.append(StageSpec(frozenset(op.name for op in ops), place.devices, place.axes))
+        return specs
 
-    def _anchor_parts(self, parts: Parts, marks: list[int], names: list[str]) -> None:
-        before = 1
-        pieces: dict[str, list[tuple[str, int]]] = {}
-        for dim, ways in parts.splits:
-            for mark, after, name in zip(marks, marks[1:], names, strict=False):
-                if before <= mark and after <= before * ways:
-                    pieces.setdefault(dim, []).append((name, after // mark))
-            before *= ways
-        for dim, found in pieces.items():
-            done = 1
-            for name, ways in found:
-                whole = len(found) > 1 and dim in rule_for(parts.op, self.graph).contiguous
-                size = rule_for(parts.op, self.graph).dims[dim].size
-                split = Split(dim, size, 1) if whole else self._digit(parts.op, dim, ways, done)
-                self._anchors.append((name, parts.op.name, split))
-                done *= ways
+    def _used_axes(self, found: set[str]) -> None:
+        """Every axis that something is split along is one of some stage's devices, or of turns."""
+        said = [axis for axis, _, _ in (*self._anchors, *self._wishes, *self._sharded)]
+        for axis in dict.fromkeys((*self._batch, *said)):
+            known = self._axes.get(axis)
+            if known is None:
+                raise UsageError(
+                    f"no axis is called {axis!r}", hint=did_you_mean(axis, self._axes) if self._axes else None
+                )
+            if known.ways > 1 and known.kind == "space" and axis not in found:
+                raise PlanError(
+                    f"axis {axis!r} of {known.ways} ways is on no stage's devices",
+                    hint=f"p.assign(stage, devices, axes=({axis!r},))",
+                )
+
+    def _anchors_of(self, op: Op, factors: Sequence[Factor]) -> Iterator[tuple[str, str, Split | None]]:
+        """How the parts of an op that was assigned are split, axis by axis."""
+        done: dict[str, int] = {}
+        times = Counter(factor.dim for factor in factors)
+        if sum(factor.time for factor in factors) > 1:
+            raise PlanError(f"{op.name}: parts that share a device are split along one dim only")
+        for axis, dim, ways, time in factors:
+            if time:
+                self.turns([op], ways, axis=axis)
+            if dim == WHOLE:
+                yield axis, op.name, None
+                continue
+            rule = rule_for(op, self.graph)
+            whole = times[dim] > 1 and dim in rule.contiguous
+            yield axis, op.name, Split(dim, rule.dims[dim].size, 1) if whole else self._digit(op, dim, ways, done.get(dim, 1))
+            done[dim] = done.get(dim, 1) * ways
 
     def _next_digit(self, op: Op, dim: str, ways: int) -> Split:
         """A digit inside those by which the op's dim was said to be split before."""
@@ -502,12 +526,15 @@ class Planner:
         return 1
 
 
-def _marks(parts: Parts) -> list[int]:
-    marks, product = [1], 1
-    for _, ways in parts.splits:
-        product *= ways
-        marks.append(product)
-    return marks
+def _whole(value: object, name: str) -> int:
+    """A whole number, or a :class:`UsageError`."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UsageError(f"{name} must be a whole number, not {_shown(value)}")
+    return value
+
+
+def _shown(value: object) -> str:
+    return repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
 
 
 def _digit_of(size: int, ways: int, done: int = 1) -> tuple[int, int]:
@@ -534,4 +561,4 @@ def _layers(ops: Sequence[Op]) -> list[list[Op]]:
     return [run for _, run in runs]
 
 
-__all__ = ["MICRO", "Parts", "PlanScript", "Planner", "Stage"]
+__all__ = ["MICRO", "Part", "Parts", "PlanScript", "Planner", "Stage"]

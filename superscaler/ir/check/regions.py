@@ -86,8 +86,9 @@ def contained(
     """Why the part as ``fine`` is not inside the part as ``coarse`` on one of ``workers``."""
     if coarse.mesh == fine.mesh:
         return finer(regions.space, coarse, fine)
-    if coarse.partial or fine.partial:
-        return "mixed partials", "a term of a value means nothing on another mesh"
+    ours, theirs = ({axis: layout.state(axis) for axis in layout.partial} for layout in (coarse, fine))
+    if ours != theirs or any(regions.space.axis(axis).kind == "space" for axis in ours):
+        return "mixed partials", "a device's term of a value means nothing on another mesh"
     axes = timed(regions.space, coarse, fine)
     for worker in workers:
         for times in instants(regions.space, axes):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import isfinite, prod
+from collections.abc import Mapping
+from math import prod
 
 from superscaler.ir.check import limits
 from superscaler.ir.check.fault import Place, fault
@@ -118,6 +119,7 @@ def check_state(plan: Contents, layouts: Layouts) -> None:
     names = [state.name for state in plan.state]
     if len(set(names)) != len(names):
         raise fault("malformed plan", "two state tensors have one name")
+    parameters = {state.name: state.shape for state in plan.state if state.kind == "parameter"}
     for state in plan.state:
         check_tensor(state.name, state.shape, state.dtype)
         why = layouts.reason(state.layout, state.shape)
@@ -126,10 +128,10 @@ def check_state(plan: Contents, layouts: Layouts) -> None:
                 "wrong layout", f"state {state.name!r} cannot be held as {state.layout}", None,
                 why or "state is complete and the same at all times",
             )  # fmt: skip
-        if not _begins(state):
+        if not _begins(state, parameters):
             raise fault(
                 "malformed plan", f"state {state.name!r} ({state.kind}) starts as {state.init!r}", None,
-                right="a number, or a copy: 'parameter', 'buffer', and ':' with the name of what is copied",
+                right="parameters and buffers as the model's, all else at 0.0 or as a copy of its own parameter",
             )  # fmt: skip
     homes = {state.name: (state.shape, state.dtype, state.kind) for state in plan.state}
     for name, entry in plan.entries.items():
@@ -143,12 +145,15 @@ def check_state(plan: Contents, layouts: Layouts) -> None:
                 )  # fmt: skip
 
 
-def _begins(state: StateTensor) -> bool:
-    """Whether how a state tensor starts is something that can be done."""
+def _begins(state: StateTensor, parameters: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a state tensor starts as what it is: nothing in the graph says it, so no other start is believed."""
+    if state.kind in ("parameter", "buffer"):
+        return state.init == state.kind
     if isinstance(state.init, str):
-        what, colon, _ = state.init.partition(":")
-        return what in ("parameter", "buffer") and (bool(colon) or what == state.kind)
-    return isfinite(state.init)
+        what, _, name = state.init.partition(":")
+        own = state.kind == "optimizer" and state.name.startswith(f"{name}.")
+        return what == "parameter" and own and parameters.get(name) == state.shape
+    return state.init == 0.0
 
 
 def check_tensor(name: str, shape: tuple[int, ...], dtype: str) -> None:

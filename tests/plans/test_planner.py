@@ -1,0 +1,196 @@
+"""A user's own plan scripts: what the primitives allow, exact in float64, and what they refuse, by name."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import superscaler as ss
+from superscaler.errors import PlanError, SplitError, SuperscalerError, UsageError
+from superscaler.ir.graph import Op
+from superscaler.models import build
+from tests.exact import Subject
+
+Script = Callable[[ss.Planner], None]
+
+
+@cache
+def subject() -> Subject:
+    torch.manual_seed(0)
+    model, example = build("gpt", "tiny")
+    ids, labels = example(4, None)
+    labels[0, :3] = labels[2] = -100
+    return Subject(model, (ids, labels))
+
+
+def linears(p: ss.Planner) -> list[Op]:
+    return p.find("*.mlp.*", op="linear")
+
+
+# --- assigning -------------------------------------------------------------------------------------------------------
+
+
+def one_op_on_another_device(p: ss.Planner) -> None:
+    p.assign(linears(p)[0], 1)
+
+
+def every_op_on_the_next_device(p: ss.Planner) -> None:
+    p.microbatches(2)
+    for i, op in enumerate(p.find()):
+        p.assign(op, i % 4)
+
+
+def other_devices_for_the_next_op(p: ss.Planner) -> None:
+    first, second, third, *_ = linears(p)
+    p.assign(p.split(first, "o", 3), [0, 1, 2])
+    p.assign(p.split(second, "h", 2), [3, 1])
+    p.assign(p.split(third, "o", 2), [1, 3])
+
+
+def parts_that_share_devices(p: ss.Planner) -> None:
+    first, second, *_ = linears(p)
+    p.assign(p.split(first, "o", 4), [0, 0, 1, 1])
+    p.assign(p.split(second, "h", 4), [0, 1, 0, 1])
+
+
+def uneven_parts_on_one_device(p: ss.Planner) -> None:
+    p.assign(p.split(linears(p)[0], "o", 7), [0] * 7)
+
+
+def part_by_part(p: ss.Planner) -> None:
+    left, right = p.split(linears(p)[0], "o", 2)
+    p.assign(right, 0)
+    p.assign(left, 1)
+    p.assign(list(p.split(linears(p)[1], "h", 2)), [1, 0])
+
+
+def an_op_on_all_devices_among_stages(p: ss.Planner) -> None:
+    p.microbatches(2)
+    for stage, device in zip(p.stages(2), [0, 2], strict=True):
+        p.assign(stage, [device])
+    p.assign(p.split(p.find(op="linear")[-1], "o", 4), range(4))
+
+
+def replicated_on_some_devices(p: ss.Planner) -> None:
+    p.assign(p.replicate(linears(p)[0], 3), [2, 0, 3])
+
+
+LEGAL: list[tuple[Script, int]] = [
+    (one_op_on_another_device, 2),
+    (every_op_on_the_next_device, 4),
+    (other_devices_for_the_next_op, 4),
+    (parts_that_share_devices, 2),
+    (uneven_parts_on_one_device, 1),
+    (part_by_part, 2),
+    (an_op_on_all_devices_among_stages, 4),
+    (replicated_on_some_devices, 4),
+    (lambda p: p.recompute("attention"), 1),
+    (lambda p: p.recompute(p.find(op="attention")[0]), 1),
+]
+
+
+@pytest.mark.parametrize(("script", "devices"), LEGAL)
+def test_unusual_scripts_are_exact(script: Script, devices: int) -> None:
+    subject().assert_exact(script, devices, ss.AdamW(lr=1e-2, clip_norm=1.0))
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def twice(p: ss.Planner) -> None:
+    p.assign(p.split(linears(p)[0], "o", 2), [0, 1])
+    p.assign(p.split(linears(p)[0], "h", 2), [1, 0])
+
+
+REFUSED: list[tuple[Script, type[SuperscalerError], str]] = [
+    (lambda p: p.order("1f1bb"), UsageError, "did you mean '1f1b'"),
+    (twice, PlanError, r"is assigned to \[0, 1\] and to \[1, 0\]"),
+    (lambda p: p.assign(p.split(linears(p)[0], "o", 2)[0], 1), PlanError, "part 1 of 2 .* no device"),
+    (lambda p: p.assign(p.split(linears(p)[0], "o", 3), [0, 0, 1]), PlanError, "unevenly"),
+    (lambda p: p.assign(p.split(linears(p)[0], "o", 2), [0, 7]), PlanError, "device 7 is not in the cluster"),
+    (lambda p: p.assign(p.split(linears(p)[0], "o", 2), ["gpu0", "gpu1"]), UsageError, "'gpu0' is no device"),
+    (lambda p: p.assign(p.split(linears(p)[0], "o", 2), [0]), PlanError, "2 parts for 1 devices"),
+    (lambda p: p.assign("mlp", [0]), UsageError, "'mlp' is no op"),
+    (lambda p: p.split(linears(p), "o", 2), UsageError, "one by one"),
+    (lambda p: p.split(linears(p)[0], "o", 2.0), UsageError, "whole number"),
+    (lambda p: p.split(linears(p)[0], "o", 0), SplitError, "0 ways"),
+    (lambda p: p.split(linears(p)[0], "x", 2), SplitError, "its dims are"),
+    (lambda p: p.split(linears(p)[0], "o", 2, axis="t"), PlanError, "'t' of 2 ways is on no stage"),
+    (lambda p: p.split_batch(2), PlanError, "'data' of 2 ways is on no stage"),
+    (lambda p: p.replicate(linears(p)[0], axis="tensr"), UsageError, "no axis is called 'tensr'"),
+    (lambda p: p.shard_state(["head.weigth"], axis="data"), UsageError, "no parameter"),
+    (lambda p: p.recompute("*.nothing"), UsageError, "nothing"),
+    (lambda p: p.microbatches(2.5), UsageError, "whole number"),
+    (lambda p: p.cut(p.whole.ops, p.whole.ops[:1]), PlanError, "belong to several stages"),
+    (lambda p: p.cut(p.whole.ops, []), PlanError, "stage 1 has no ops"),
+]
+
+
+@pytest.mark.parametrize(("script", "error", "said"), REFUSED)
+def test_mistakes_are_refused_by_name(script: Script, error: type[SuperscalerError], said: str) -> None:
+    with pytest.raises(error, match=said):
+        subject().compile(script, 2, ss.SGD())
+
+
+def test_an_op_of_another_graph_is_refused() -> None:
+    other = ss.Planner(subject().traced.graph, ss.Cluster.local(1)).find(op="linear")[0]
+    model, example = build("gpt", "tiny", layers=1, heads=1, hidden=4)
+    foreign = ss.Planner(Subject(model, example(2, None)).traced.graph, ss.Cluster.local(1))
+    del foreign.graph.op[other.name]
+    with pytest.raises(PlanError, match="another graph"):
+        foreign.split(other, "o", 2)
+
+
+# --- any assignment at all -------------------------------------------------------------------------------------------
+
+
+def anywhere(seed: int, devices: int, share: float, microbatches: int) -> Script:
+    """Ops assigned as chance has it: whole, split or replicated, on any devices."""
+
+    def script(p: ss.Planner) -> None:
+        dice = random.Random(seed)
+        p.microbatches(microbatches)
+        for op in p.find():
+            if dice.random() > share:
+                continue
+            chosen = dice.sample(range(devices), dice.choice([n for n in (1, 2, devices) if n <= devices]))
+            dims = [d for d in p.dims(op) if p.size(op, d) >= 4 * microbatches]
+            if len(chosen) == 1:
+                p.assign(op, chosen)
+            elif dims and dice.random() < 0.8:
+                p.assign(p.split(op, dice.choice(dims), len(chosen)), chosen)
+            else:
+                p.assign(p.replicate(op, len(chosen)), chosen)
+
+    return script
+
+
+drawn = st.builds(
+    anywhere, st.integers(0, 2**31), st.sampled_from([1, 2, 3, 4]), st.sampled_from([0.1, 0.4, 1.0]), st.integers(1, 2)
+)
+
+
+def exact_or_refused(script: Script) -> None:
+    try:
+        subject().assert_exact(script, 4)
+    except PlanError as e:
+        assert "room" in e.what or "cycle" in e.what or "nest" in e.what, e
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@given(drawn)
+def test_any_assignment_is_exact(script: Script) -> None:
+    exact_or_refused(script)
+
+
+@pytest.mark.slow
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@given(drawn)
+def test_any_assignment_is_exact_at_length(script: Script) -> None:
+    exact_or_refused(script)
