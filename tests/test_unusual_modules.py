@@ -81,6 +81,43 @@ def noise_schedule() -> Case:
     return Denoiser(), (torch.randn(BATCH, 6), torch.randint(0, 10, (BATCH,)), torch.randn(BATCH, 6))
 
 
+@case
+def translator() -> Case:
+    """``nn.Transformer`` looks whether its masks are causal; and its layers hold one weight for three projections."""
+
+    class Translator(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.both = nn.Transformer(6, 2, 1, 1, 10, dropout=0.0, batch_first=True)
+            self.head = nn.Linear(6, 9)
+
+        def forward(self, source: Tensor, target: Tensor, labels: Tensor) -> Tensor:
+            mask = nn.Transformer.generate_square_subsequent_mask(target.shape[1], dtype=target.dtype)
+            return F.cross_entropy(self.head(self.both(source, target, tgt_mask=mask)).flatten(0, 1), labels.flatten())
+
+    return Translator(), (torch.randn(BATCH, 4, 6), torch.randn(BATCH, 5, 6), torch.randint(0, 9, (BATCH, 5)))
+
+
+@case
+def bags() -> Case:
+    """Sums and means of embeddings, some of them padding."""
+
+    class Bags(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean = nn.EmbeddingBag(11, 4, mode="mean", padding_idx=2)
+            self.total = nn.EmbeddingBag(11, 4, mode="sum")
+            self.head = nn.Linear(8, 1)
+
+        def forward(self, ids: Tensor, weights: Tensor) -> Tensor:
+            joined = torch.cat([self.mean(ids), self.total(ids, per_sample_weights=weights)], -1)
+            return F.softplus(self.head(joined)).mean()
+
+    ids = torch.randint(0, 11, (BATCH, 5))
+    ids[0] = 2
+    return Bags(), (ids, torch.rand(BATCH, 5))
+
+
 PLANS = [
     ("data_parallel:ways=2,microbatches=3", 2),
     ("pipeline:stages=3,microbatches=2", 3),

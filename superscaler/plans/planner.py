@@ -483,8 +483,10 @@ class Planner:
                 yield axis, op.name, None
                 continue
             rule = rule_for(op, self.graph)
-            whole = times[dim] > 1 and dim in rule.contiguous
-            yield axis, op.name, Split(dim, rule.dims[dim].size, 1) if whole else self._digit(op, dim, ways, done.get(dim, 1))
+            if times[dim] > 1 and dim in rule.contiguous:
+                yield axis, op.name, Split(dim, rule.dims[dim].size, 1)
+            else:
+                yield axis, op.name, self._digit(op, dim, ways, done.get(dim, 1))
             done[dim] = done.get(dim, 1) * ways
 
     def _next_digit(self, op: Op, dim: str, ways: int) -> Split:

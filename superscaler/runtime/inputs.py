@@ -24,18 +24,23 @@ def input_names(entry: Entry) -> list[str]:
 
 
 def gather(entry: Entry, args: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The inputs by name: positional ones in order, nested ones as ``name.key``.
+    """The inputs by name: positional ones in order, nested ones as ``name.key``; None is none.
 
     Raises :class:`InputError` naming the input whose count, shape or dtype is not the plan's.
     """
     names = input_names(entry)
     given: dict[str, Any] = {}
-    flat = [leaf for arg in args for leaf in _leaves(arg)]
+    flat = [leaf for arg in args for leaf in _leaves(arg) if leaf is not None]
+    if len(flat) > len(names):
+        _refuse_settings(flat)
     if len(flat) > len(names):
         raise InputError(f"{len(flat)} inputs were given, the plan has {len(names)}", f"they are: {', '.join(names)}")
     given.update(zip(names, flat, strict=False))
     for name, value in _flatten(named):
+        if value is None and name not in names:
+            continue
         if name not in names:
+            _refuse_settings([value])
             raise InputError(f"the plan has no input {name!r}", hint=did_you_mean(name, names))
         if name in given:
             raise InputError(f"input {name!r} was given twice")
@@ -44,6 +49,16 @@ def gather(entry: Entry, args: Sequence[Any], named: Mapping[str, Any]) -> dict[
     if missing:
         raise InputError(f"input {missing[0]!r} was not given", f"the plan's inputs are: {', '.join(names)}")
     return {name: _checked(entry, name, given[name]) for name in names}
+
+
+def _refuse_settings(values: Sequence[Any]) -> None:
+    """What is no tensor was part of the model when it was traced."""
+    for value in values:
+        if isinstance(value, bool | int | float | str):
+            raise InputError(
+                f"{value!r} is no tensor: settings were fixed when the plan was compiled",
+                hint="leave it out here; for another value compile another plan, or make it a tensor",
+            )
 
 
 def _leaves(value: Any) -> list[Any]:

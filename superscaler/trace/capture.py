@@ -25,6 +25,7 @@ from superscaler.trace.failures import explained
 from superscaler.trace.intercept import Intercept
 from superscaler.trace.places import Places
 from superscaler.trace.repeats import Repeats
+from superscaler.trace.substitutes import masks_unread
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Tracing:
             _default_dtype(torch.float64 if self.promote else torch.get_default_dtype()),
             transformers_masks.installed(position_ids=self.position_ids),
             not_recomputed(),
+            masks_unread(),
             places.watched(model),
             repeats.taken_over(rehearsing=rehearsing) if repeats is not None else contextlib.nullcontext(),
             preserve_node_meta(),

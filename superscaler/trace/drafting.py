@@ -143,6 +143,11 @@ class Drafter:
             return self._scope.values[source][index]  # type: ignore[index]
         if not isinstance(node.target, OpOverload):
             raise refused(node, f"{node.target} is not an operator of tensors")
+        if _complex(node):
+            raise refused(
+                node, "it computes with complex numbers",
+                hint="real and imaginary parts as real tensors (rotary embeddings: cos and sin), or @superscaler.op",
+            )  # fmt: skip
         if node in self._region_nodes:
             return self._region_nodes[node](node)
         builder, emitted = self.draft.builder, len(self.draft.builder.ops)
@@ -266,3 +271,10 @@ class Drafter:
         if isinstance(place, desc.ParamAOTInput | desc.BufferAOTInput):
             return self._state(node, f"{region.call.path}.{strip_root(place.target)}")
         return region.placeholder(place)
+
+
+def _complex(node: fx.Node) -> bool:
+    """Whether a result of a node is complex."""
+    found = node.meta.get("val")
+    listed = found if isinstance(found, list | tuple) else [found]
+    return any(isinstance(each, torch.Tensor) and each.is_complex() for each in listed)

@@ -5,12 +5,14 @@ Pooling over windows that do not overlap is a reshape and a mean, upsampling by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.modules import transformer
 
 from superscaler.trace.normalization import batch_norm
 
@@ -73,6 +75,51 @@ def _bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | Non
     return out if bias is None else out + bias
 
 
+def _embedding_bag(
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Tensor:
+    """``F.embedding_bag`` of bags of equal length: a lookup and a sum."""
+    if input.ndim != 2 or mode not in ("sum", "mean") or max_norm is not None or scale_grad_by_freq:
+        return F.embedding_bag(
+            input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, sparse, per_sample_weights,
+            include_last_offset, padding_idx,
+        )  # fmt: skip
+    rows = F.embedding(input, weight)
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights.unsqueeze(-1)
+    if padding_idx is None:
+        return rows.sum(1) if mode == "sum" else rows.mean(1)
+    kept = (input != padding_idx % weight.shape[0]).unsqueeze(-1).to(rows.dtype)
+    total = (rows * kept).sum(1)
+    return total if mode == "sum" else total / kept.sum(1).clamp(min=1)
+
+
+def _as_hinted(mask: Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:
+    return bool(is_causal)
+
+
+@contextmanager
+def masks_unread() -> Generator[None]:
+    """Inside it ``nn.Transformer`` applies its masks without looking whether they are causal, which is a hint only."""
+    module: Any = transformer
+    saved = module._detect_is_causal_mask
+    module._detect_is_causal_mask = _as_hinted
+    try:
+        yield
+    finally:
+        module._detect_is_causal_mask = saved
+
+
 HANDLERS: dict[Any, Pool] = {
     **{f: _adaptive(1, f) for f in (F.adaptive_avg_pool1d, torch.adaptive_avg_pool1d)},
     F.batch_norm: batch_norm,
@@ -80,6 +127,7 @@ HANDLERS: dict[Any, Pool] = {
     F.adaptive_avg_pool3d: _adaptive(3, F.adaptive_avg_pool3d),
     F.interpolate: _nearest,
     F.bilinear: _bilinear,
+    F.embedding_bag: _embedding_bag,
     F.avg_pool1d: _average(1, F.avg_pool1d),
     F.avg_pool2d: _average(2, F.avg_pool2d),
     F.avg_pool3d: _average(3, F.avg_pool3d),

@@ -180,7 +180,8 @@ def exact_or_refused(script: Script) -> None:
     try:
         subject().assert_exact(script, 4)
     except PlanError as e:
-        assert "room" in e.what or "cycle" in e.what or "nest" in e.what, e
+        if not any(word in e.what for word in ("room", "cycle", "nest", "cannot be split")):
+            raise
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))

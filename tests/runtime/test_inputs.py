@@ -25,7 +25,14 @@ A, C = torch.tensor([1, 2]), torch.tensor([3, 4])
 
 @pytest.mark.parametrize(
     ("args", "named"),
-    [((A, C), {}), ((A,), {"c": C}), ((), {"c": C, "a": A}), (({"a": A}, [C]), {})],
+    [
+        ((A, C), {}),
+        ((A,), {"c": C}),
+        ((), {"c": C, "a": A}),
+        (({"a": A}, [C]), {}),
+        ((A, None, C), {}),
+        ((A, C), {"mask": None}),
+    ],
 )
 def test_positional_named_and_nested(args: tuple[Any, ...], named: dict[str, Any]) -> None:
     found = gather(entry("a", "c"), args, named)
@@ -47,6 +54,8 @@ def test_nested_names() -> None:
         ((A, torch.tensor([1])), {}, r"input 'c' has shape \(1,\), the plan was compiled for \(2,\)"),
         ((A, C.int()), {}, "input 'c' has dtype int32, the plan was compiled for int64"),
         ((A, 3), {}, "input 'c' is a int, not a tensor"),
+        ((A, C, True), {}, "True is no tensor: settings were fixed when the plan was compiled"),
+        ((A, C), {"temperature": 0.5}, "0.5 is no tensor: settings were fixed"),
     ],
 )
 def test_what_does_not_fit_is_named(args: tuple[Any, ...], named: dict[str, Any], message: str) -> None:

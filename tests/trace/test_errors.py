@@ -73,11 +73,16 @@ def draws_integers(m: Any, x: Tensor) -> Tensor:
     return (m.linear(x) + torch.randint(3, (4,))).mean()
 
 
+def turned(m: Any, x: Tensor) -> Tensor:
+    return torch.view_as_complex(m.linear(x).unflatten(-1, (2, 2))).abs().mean()
+
+
 def gumbel(m: Any, x: Tensor) -> Tensor:
     return F.gumbel_softmax(m.linear(x)).sum()
 
 
 WITH_LINE = {
+    turned: ("complex numbers", "torch.view_as_complex"),
     branch: ("values of a tensor", "h if h > 0"),
     count: ("values of a tensor", "int(x.sum())"),
     number: ("known only when it runs", "tolist"),
