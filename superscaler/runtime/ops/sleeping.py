@@ -30,7 +30,7 @@ def slept(x: Tensor, milliseconds: float, *_: float) -> Tensor:
     """``x``, that many milliseconds after all work before it on its device is done."""
     if x.is_cuda:
         torch.cuda.current_stream(x.device).synchronize()
-    if milliseconds > 0:
+    if milliseconds:
         _nap(milliseconds)
     return x.clone()
 
