@@ -105,7 +105,9 @@ class KVCache:
     def batch(self, sequences: Sequence[KVSequence], layer: int, device: torch.device | str = "cpu") -> CachedKV:
         """What the attention kernels take of one layer. The addresses hold for the sequences' lives."""
         layout = self.layout
-        group, within = divmod(layer, layout.layers_per_chunk)
+        group, within = layout.place(layer)
+        for sequence in sequences:
+            sequence.check_alive()
         offset = within * layout.heads * layout.dim * layout.dtype.itemsize
         keys = [sequence.planes[group].address + offset for sequence in sequences]
         values = [sequence.planes[group + layout.groups].address + offset for sequence in sequences]
@@ -140,6 +142,8 @@ class KVSequence:
         Raises :class:`OutOfMemory` and leaves the sequence as it was.
         """
         count = tokens if isinstance(tokens, int) else len(tokens)
+        if count < 0:
+            raise UsageError(f"{self.cache.owner}: {count} more tokens", hint="a sequence grows; free() it, or fork()")
         length = self.length + count
         if length > self._room:
             self._grow(length)
@@ -150,7 +154,7 @@ class KVSequence:
             self._grow_ahead()
 
     def _grow(self, length: int) -> None:
-        self._check_alive()
+        self.check_alive()
         layout, chunk = self.cache.layout, self.cache.pool.chunk
         if length > self.cache.max_tokens:
             raise OutOfMemory(
@@ -190,7 +194,7 @@ class KVSequence:
 
     def fork(self) -> KVSequence:
         """A second sequence with the same tokens and chunks. Raises :class:`OutOfMemory` and leaves no trace."""
-        self._check_alive()
+        self.check_alive()
         child = KVSequence(self.cache)
         try:
             for ours, theirs in zip(self.planes, child.planes, strict=True):
@@ -215,15 +219,15 @@ class KVSequence:
         return self._view(layer, self.cache.layout.groups)
 
     def _view(self, layer: int, first: int) -> torch.Tensor:
-        self._check_alive()
+        self.check_alive()
         layout = self.cache.layout
-        group, within = divmod(layer, layout.layers_per_chunk)
+        group, within = layout.place(layer)
         shape = (self.length, layout.layers_per_chunk, layout.heads, layout.dim)
         return self.planes[first + group].tensor(shape, layout.dtype)[:, within]
 
     def free(self, *, keep: bool = True) -> None:
         """Give the sequence up. With ``keep``, what is known by its tokens stays cached until memory is needed."""
-        self._check_alive()
+        self.check_alive()
         if keep and self.length and len(self.tokens) == self.length:
             # Caching is a favour: where the system refuses, the prefix is computed again.
             with contextlib.suppress(VirtualMemoryError):
@@ -233,6 +237,7 @@ class KVSequence:
             self.planes[-1].free()
             self.planes.pop()
 
-    def _check_alive(self) -> None:
+    def check_alive(self) -> None:
+        """Raise :class:`UseAfterFree` for a sequence that was freed."""
         if not self.planes:
             raise UseAfterFree(f"{self.cache.owner}: a sequence was used after it was freed")

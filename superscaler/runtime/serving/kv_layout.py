@@ -53,6 +53,12 @@ class KVLayout:
         """Bytes of one token in all planes."""
         return self.row * self.planes
 
+    def place(self, layer: int) -> tuple[int, int]:
+        """Which group of planes a layer's keys and values are in, and which of its layers it is."""
+        if not 0 <= layer < self.layers:
+            raise UsageError(f"layer {layer} of {self.layers}", hint=f"0 … {self.layers - 1}")
+        return divmod(layer, self.layers_per_chunk)
+
     def chunks(self, tokens: int, chunk: int) -> int:
         """How many chunks of a plane so many tokens touch."""
         return -(-tokens * self.row // chunk)

@@ -270,3 +270,21 @@ def test_random_traffic_never_mixes_sequences_up(seed, pages, layout):
         sequence.free(keep=False)
     cache.reclaim(1 << 40)
     assert cache.cached_tokens == cache.pool.stats().committed == 0
+
+
+def test_what_no_layer_or_number_of_tokens_is():
+    with Pool("host", budget=1 << 22, chunk=4096) as pool:
+        cache = KVCache(pool, KVLayout(2, 2, 16, torch.float32), max_tokens=100)
+        sequence = cache.create()
+        sequence.append(10)
+        for layer in (-1, 2):
+            for act in (sequence.keys, sequence.values, lambda layer: cache.batch([sequence], layer)):
+                with pytest.raises(UsageError, match=f"layer {layer} of 2"):
+                    act(layer)
+        with pytest.raises(UsageError, match="-5 more tokens"):
+            sequence.append(-5)
+        assert sequence.length == 10
+        gone = sequence.fork()
+        gone.free()
+        with pytest.raises(UseAfterFree):
+            cache.batch([sequence, gone], 0)
