@@ -34,7 +34,7 @@ class TaskGraph(msgspec.Struct, frozen=True, dict=True):
     ``stages``: the mesh of each stage. ``microaxis``: the time axis of micro-batches, or "". ``homes``: state and input
     tensors -> layout. ``recompute``: forward ops that the backward runs again. ``early``: gradients reduced in the task
     that makes them. ``hosted``: state tensors that lie in host memory. ``order``: the name of the schedule; ``before``:
-    tasks that come before others of their devices.
+    tasks that come before others of their devices; ``sequence``: forward ops all of which run before all of others.
     """
 
     graph: Graph
@@ -49,6 +49,7 @@ class TaskGraph(msgspec.Struct, frozen=True, dict=True):
     order: str = "1f1b"
     seed: int = 0
     before: tuple[tuple[Turn, Turn], ...] = ()
+    sequence: tuple[tuple[frozenset[str], frozenset[str]], ...] = ()
 
     @cached_property
     def placed(self) -> dict[str, Placement]:

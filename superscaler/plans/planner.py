@@ -68,6 +68,7 @@ class Planner:
         self._recompute: set[str] = set()
         self._order = "1f1b"
         self._before: list[tuple[Turn, Turn]] = []
+        self._sequence: list[tuple[frozenset[str], frozenset[str]]] = []
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
@@ -397,27 +398,42 @@ class Planner:
         kept = {run[-1].name for run in _layers(self._forward)}
         return [op for op in self._forward if op.name not in kept]
 
-    def order(self, what: str | Turn, *, before: Turn | None = None) -> None:
-        """The schedule of the stages: "solve", or a named one; or that one task comes before another of its devices.
+    def order(
+        self, what: str | Turn | Stage | Op | Parts, *, before: Turn | Stage | Op | Parts | None = None
+    ) -> None:  # fmt: skip
+        """The schedule of the stages: "solve", or a named one; or that one thing comes before another of its devices.
 
-        A task is its kind ("forward", "backward", "weight"), stage and micro-batch. Orders that contradict each other
-        or the schedule are an error, which prints the cycle.
+        Either both are tasks: kind ("forward", "backward", "weight"), stage and micro-batch. Or both are ops or stages,
+        of which then in every micro-batch the one runs before the other. Orders that contradict each other, the
+        schedule or what the ops read are an error, which prints the cycle.
         """
-        if not isinstance(what, str):
-            if before is None:
-                raise UsageError(f"order({what}) says nothing", hint='before=("forward", stage, micro-batch)')
+        if isinstance(what, str):
+            if before is not None:
+                raise UsageError(f"the schedule {what!r} comes before nothing", hint="p.order(op, before=another)")
+            if what != "solve" and what not in schedules():
+                raise UsageError(f"no schedule is called {what!r}", hint=did_you_mean(what, [*schedules(), "solve"]))
+            self._order = what
+        elif before is None:
+            raise UsageError(
+                f"order({_shown(what)}) says nothing", hint='before=another, or ("forward", stage, micro-batch)'
+            )
+        elif isinstance(what, tuple) and isinstance(before, tuple):
             self._before.append((what, before))
-            return
-        if what != "solve" and what not in schedules():
-            raise UsageError(f"no schedule is called {what!r}", hint=did_you_mean(what, [*schedules(), "solve"]))
-        self._order = what
+        else:
+            self._sequence.append((self._names(what), self._names(before)))
+
+    def _names(self, what: object) -> frozenset[str]:
+        if isinstance(what, Stage):
+            return frozenset(op.name for op in what.ops)
+        return frozenset({self._parts_of(what).op.name})
 
     # --- what was said ----------------------------------------------------------------------------------------------
 
     def directives(self) -> Directives:
         """What the plan said, in the form that placing takes. Raises :class:`PlanError` for what does not add up."""
         said = Directives([], microbatches=self._microbatches, order=self._order)
-        said.recompute, said.before = frozenset(self._recompute), tuple(self._before)
+        said.recompute = frozenset(self._recompute)
+        said.before, said.sequence = tuple(self._before), tuple(self._sequence)
         apart = self._order == "solve" or schedules()[self._order].weight_apart
         said.split_weight = apart and not self._turns
         said.anchors, said.wishes = list(self._anchors), self._wishes
@@ -536,7 +552,7 @@ def _whole(value: object, name: str) -> int:
 
 
 def _shown(value: object) -> str:
-    return repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
+    return repr(value) if isinstance(value, str | int | float | tuple | None) else f"a {type(value).__name__}"
 
 
 def _digit_of(size: int, ways: int, done: int = 1) -> tuple[int, int]:

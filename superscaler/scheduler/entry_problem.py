@@ -68,7 +68,7 @@ class EntryProblem:
         try:
             order = topological_order(self.jobs, ((a, b) for a, b, _ in self.edges))
         except ScheduleError as e:
-            said = self.lowered.tasks.before
+            said = self.lowered.tasks.before or self.lowered.tasks.sequence
             raise PlanError(
                 "the tasks depend on each other in a cycle", *str(e).splitlines(),
                 hint="drop one of the orders" if said else "cut the model in order",
@@ -162,6 +162,8 @@ def _connect(found: EntryProblem, first: dict[int, int]) -> None:
         before |= {sends[s.comm] for s in body.steps if isinstance(s, Recv)}
         for other in sorted(b for b in before if first[b] != first[block]):
             _edges(found, first, other, block)
+    for a, b in _sequenced(found):
+        _edges(found, first, a, b)
 
 
 def _take_turns(found: EntryProblem, first: dict[int, int]) -> None:
@@ -173,6 +175,25 @@ def _take_turns(found: EntryProblem, first: dict[int, int]) -> None:
         for (_, returned), (block, _) in zip(fetched, fetched[AHEAD:], strict=False):
             if returned is not None:
                 found.edges.append((first[returned], first[block], 0))
+
+
+def _sequenced(found: EntryProblem) -> set[tuple[int, int]]:
+    """The blocks that hold ops which the plan wants one before the other, where these are not in one block."""
+    tasks = found.lowered.tasks
+    if not tasks.sequence:
+        return set()
+    homes: dict[str, set[int]] = {}
+    for block, key in enumerate(found.keys):
+        for step in found.lowered.bodies[key].steps:
+            if isinstance(step, Compute):
+                op = tasks.graph.ops[step.op].name
+                if key.kind == tasks.placed[op].kind:
+                    homes.setdefault(op, set()).add(block)
+
+    def blocks(ops: frozenset[str]) -> set[int]:
+        return {block for op in ops for block in homes.get(op, ())}
+
+    return {(a, b) for first, then in tasks.sequence for a in blocks(first) for b in blocks(then) if a != b}
 
 
 def _edges(found: EntryProblem, first: dict[int, int], a: int, b: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from superscaler.ir.task import Placement, TaskGraph
 from superscaler.transforms.blocks import FREE, Lowered
 from superscaler.transforms.lowering import Lowering
+from superscaler.transforms.ordering import check_shared, ordered
 from superscaler.transforms.results import finish
 from superscaler.transforms.totals import total_over_meshes
 from superscaler.transforms.turns import runs, turn_axis
@@ -19,7 +20,8 @@ def lower(tasks: TaskGraph) -> Lowered:
     """The blocks of all stages. Raises :class:`PlanError` where the plan cannot be carried out."""
     work = Lowering(tasks)
     graph = tasks.graph
-    ops = sorted(graph.ops, key=lambda op: _when(tasks.placed[op.name]))
+    check_shared(tasks)
+    ops = sorted(ordered(graph, tasks.sequence), key=lambda op: _when(tasks.placed[op.name]))
     for run in runs([op for op in ops if op.target not in FREE], tasks):
         op, axis = run[0], turn_axis(run[0], tasks)
         placed = tasks.placed[op.name]

@@ -40,8 +40,9 @@ class Directives:
     ``axes``: name -> ways (or explicit part sizes). ``anchors``: (axis, op, split), binding; ``wishes``: the same,
     taken one by one where nothing else has decided by then. ``homes``: (axis, tensor, shard). ``sharded``: (axis,
     parameter, whether the parameter itself is kept in shards too): its optimizer's state and step are. ``early``:
-    ``turns``: time axis -> forward ops that may be split along it, into parts that take turns on their device.
     parameters whose gradients are reduced as soon as they are there, not after all micro-batches.
+    ``turns``: time axis -> forward ops that may be split along it, into parts that take turns on their device.
+    ``before``: tasks that come before others; ``sequence``: forward ops all of which run before all of others.
     """
 
     stages: list[StageSpec]
@@ -58,6 +59,7 @@ class Directives:
     recompute: frozenset[str] = frozenset()
     order: str = "1f1b"
     before: tuple[tuple[Turn, Turn], ...] = ()
+    sequence: tuple[tuple[frozenset[str], frozenset[str]], ...] = ()
     split_weight: bool = False
     seed: int = 0
 
@@ -111,6 +113,7 @@ class _Placer:
             self.said.order,
             self.said.seed,
             self.said.before,
+            self.said.sequence,
         )
 
     # --- meshes and stages ------------------------------------------------------------------------------------------

@@ -81,6 +81,25 @@ def replicated_on_some_devices(p: ss.Planner) -> None:
     p.assign(p.replicate(linears(p)[0], 3), [2, 0, 3])
 
 
+# --- ordering --------------------------------------------------------------------------------------------------------
+
+
+def projections(p: ss.Planner) -> list[Op]:
+    return [p.find(f"blocks.0.attention.{name}", op="linear")[0] for name in ("query", "key", "value")]
+
+
+def projections_turned_around(p: ss.Planner) -> None:
+    query, key, value = projections(p)
+    p.order(value, before=key)
+    p.order(key, before=query)
+
+
+def stage_before_stage(p: ss.Planner) -> None:
+    p.microbatches(2)
+    first, second = p.stages(2)
+    p.order(first, before=second)
+
+
 LEGAL: list[tuple[Script, int]] = [
     (one_op_on_another_device, 2),
     (every_op_on_the_next_device, 4),
@@ -90,6 +109,8 @@ LEGAL: list[tuple[Script, int]] = [
     (part_by_part, 2),
     (an_op_on_all_devices_among_stages, 4),
     (replicated_on_some_devices, 4),
+    (projections_turned_around, 1),
+    (stage_before_stage, 2),
     (lambda p: p.recompute("attention"), 1),
     (lambda p: p.recompute(p.find(op="attention")[0]), 1),
 ]
@@ -100,7 +121,39 @@ def test_unusual_scripts_are_exact(script: Script, devices: int) -> None:
     subject().assert_exact(script, devices, ss.AdamW(lr=1e-2, clip_norm=1.0))
 
 
+def test_an_order_is_kept_inside_a_task() -> None:
+    def rank(script: Script) -> list[int]:
+        plan = subject().compile(script, 1, ss.SGD())
+        entry = plan.entries["train"]
+        names = [entry.graph.ops[call.base + row.offset].name
+                 for block in entry.programs[0].blocks for call in block.steps if hasattr(call, "definition")
+                 for row in entry.definitions[call.definition].rows]  # fmt: skip
+        return [names.index(f"blocks.0.attention.{name}/mm") for name in ("query", "key", "value")]
+
+    assert rank(lambda p: None) == sorted(rank(lambda p: None))
+    assert rank(projections_turned_around) == sorted(rank(projections_turned_around), reverse=True)
+
+
 # --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def circle(p: ss.Planner) -> None:
+    query, key, value = projections(p)
+    p.order(query, before=key)
+    p.order(key, before=value)
+    p.order(value, before=query)
+
+
+def against_what_they_read(p: ss.Planner) -> None:
+    up, down = linears(p)[:2]
+    p.order(down, before=up)
+
+
+def apart(p: ss.Planner) -> None:
+    query, key, _ = projections(p)
+    p.assign(query, 0)
+    p.assign(key, 1)
+    p.order(key, before=query)
 
 
 def twice(p: ss.Planner) -> None:
@@ -109,6 +162,12 @@ def twice(p: ss.Planner) -> None:
 
 
 REFUSED: list[tuple[Script, type[SuperscalerError], str]] = [
+    (circle, PlanError, "is to run before"),
+    (against_what_they_read, PlanError, "is read by"),
+    (apart, PlanError, "share no device"),
+    (lambda p: p.order(linears(p)[0]), UsageError, "says nothing"),
+    (lambda p: p.order("1f1b", before=linears(p)[0]), UsageError, "before nothing"),
+    (lambda p: p.order(linears(p)[0], before=("forward", 0, 0)), UsageError, "is no op"),
     (lambda p: p.order("1f1bb"), UsageError, "did you mean '1f1b'"),
     (twice, PlanError, r"is assigned to \[0, 1\] and to \[1, 0\]"),
     (lambda p: p.assign(p.split(linears(p)[0], "o", 2)[0], 1), PlanError, "part 1 of 2 .* no device"),
