@@ -34,6 +34,19 @@ Function = Callable[..., Any]
 Groups = Sequence[tuple[int, ...]]
 
 
+def _schema(body: Function) -> str:
+    """Its parameters as torch declares them. Raises :class:`UsageError` where an annotation lacks or is unknown."""
+    try:
+        return str(torch.library.infer_schema(body, mutates_args=()))
+    except ValueError as e:
+        reason = str(e).partition("infer_schema(func): ")[2] or str(e)
+        raise UsageError(
+            f"@superscaler.op: the signature of {getattr(body, '__name__', 'the function')} says too little",
+            reason.partition(" Got func")[0],
+            hint="def f(x: Tensor, scale: float) -> Tensor",
+        ) from None
+
+
 class CustomOp:
     """A user's op: call it in a model. ``name`` is torch's name of it, ``target`` the one in graphs."""
 
@@ -42,7 +55,7 @@ class CustomOp:
         self.function = body
         self.rule = rule
         self.name = name or _torch_name(body)
-        self.schema = str(torch.library.infer_schema(body, mutates_args=()))
+        self.schema = _schema(body)
         self.tensors = _tensor_arguments(self.schema)
         ins, outs = (_operands(side) for side in _sides(rule))
         if len(ins) != len(self.tensors):

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from superscaler.errors import PlanError, UsageError
+from superscaler.errors import PlanError, UsageError, did_you_mean
 from superscaler.ir.plan import Plan, StateTensor
 from superscaler.ir.region import Region
 from superscaler.runtime.crew import Crew
@@ -56,6 +56,21 @@ def check_names(plan: Plan, given: Mapping[str, Tensor], *, what: str, partial: 
         if source.is_meta:
             raise PlanError(f"{tensor.name!r} is on the meta device: it has no content", hint="weights=, or init_seed=")
         sources[tensor.name] = source
+    return sources
+
+
+def check_weights(plan: Plan, given: Mapping[str, Tensor], *, beside: frozenset[str]) -> dict[str, Tensor]:
+    """State tensor -> its source among given tensors; ``beside``: what the model has, so that it may be missing.
+
+    Raises :class:`PlanError` naming the first that is missing, mis-shaped or unknown to plan and model.
+    """
+    sources = check_names(plan, given, what="weights", partial=bool(beside))
+    known = {source_of(t) for t in plan.state} | set(aliases(plan)) | beside
+    extra = next((name for name in given if name not in known), None)
+    if extra is not None:
+        raise PlanError(
+            f"weights have {extra!r}, which the plan has not", *_origin(plan), hint=did_you_mean(extra, sorted(known))
+        )
     return sources
 
 

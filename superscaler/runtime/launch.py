@@ -14,7 +14,7 @@ from superscaler.ir.plan import Plan
 from superscaler.runtime import restore
 from superscaler.runtime.arena import check_budget
 from superscaler.runtime.crew import Crew, InlineCrew
-from superscaler.runtime.initial import check_model, check_names, copied, draw_state, send_state
+from superscaler.runtime.initial import check_model, check_weights, copied, draw_state, send_state, tensors_of
 from superscaler.runtime.job import Job
 from superscaler.runtime.worker import WorkerOptions
 
@@ -74,7 +74,8 @@ def launch(
 def _sources(plan: Plan, model: nn.Module | None, weights: Weights | None) -> dict[str, Tensor]:
     sources = {} if model is None else check_model(plan, model)
     if isinstance(weights, Mapping):
-        sources.update(check_names(plan, weights, what="weights", partial=model is not None))
+        beside = frozenset() if model is None else frozenset(tensors_of(model))
+        sources.update(check_weights(plan, weights, beside=beside))
     return sources
 
 

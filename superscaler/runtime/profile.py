@@ -32,6 +32,7 @@ from superscaler.scheduler.profile import Profile
 
 Announce = Callable[[str], None]
 _LEAST = 0.002  # seconds that repetitions of an op take together
+_LONG = 0.5  # and after which two of them will do
 _LEAST_RUN = 0.5  # and those of a role's Program
 _MOST = 200  # repetitions
 
@@ -125,7 +126,7 @@ def _seconds(call: Callable[[], Any], device: torch.device) -> float:
             torch.cuda.synchronize(device)
         if number >= 2:
             found.append(perf_counter() - start)
-        if len(found) >= 7 and sum(found) > _LEAST:
+        if len(found) >= (7 if sum(found) < _LONG else 2) and sum(found) > _LEAST:
             break
     return typical(found)
 

@@ -23,6 +23,11 @@ _REASONS: tuple[tuple[str, str, str], ...] = (
         "masks of a fixed shape instead of selecting elements",
     ),
     (
+        r"no autograd formula was registered",
+        "an op of your own has no backward",
+        "@NAME.backward beside @superscaler.op: a function of the gradient and the operands",
+    ),
+    (
         r"deepcopy|Cannot copy",
         "a tensor with a history cannot be copied",
         "keep results of other computations out of the module",

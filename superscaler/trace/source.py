@@ -12,13 +12,14 @@ from types import TracebackType
 import torch
 
 _TORCH = str(Path(torch.__file__).parent)
-_OURS = str(Path(__file__).parent)
+_PACKAGE = Path(__file__).parents[1]
+_OURS = (str(_PACKAGE / "trace"), str(_PACKAGE / "runtime"))
 
 
 @lru_cache(maxsize=4096)
 def is_users(file: str) -> bool:
     """Whether ``file`` is code of a model: not of torch, of this package, or of the interpreter."""
-    return not (file.startswith((_TORCH, _OURS, "<")) or "/contextlib.py" in file)
+    return not (file.startswith((_TORCH, *_OURS, "<")) or "/contextlib.py" in file)
 
 
 def _innermost(frames: Iterable[tuple[str, int]]) -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from superscaler.errors import SplitError, UsageError
+from superscaler.errors import SplitError, TraceError, UsageError
 from superscaler.ir.graph import Graph
 from superscaler.ir.rules import has_rule, rule_for, specs
 from superscaler.runtime import custom
@@ -77,6 +77,92 @@ def test_it_is_one_op_of_the_graph_with_the_rule_it_states() -> None:
 def test_a_worker_runs_the_plain_function() -> None:
     found = scores()
     assert function("tests.scores") is found.function
+
+
+class Through(nn.Module):
+    """A linear layer, then an op of the user's."""
+
+    def __init__(self, op: custom.CustomOp) -> None:
+        super().__init__()
+        self.op, self.inner = op, nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(self.inner(x)).sum()
+
+
+CALLS = [0]
+
+
+def normalized(x: Tensor) -> Tensor:
+    return x / x.sum(0, keepdim=True)
+
+
+def by_the_data(x: Tensor) -> Tensor:
+    return x * 2 if x.sum() > 0 else x * 1
+
+
+def changing(x: Tensor) -> Tensor:
+    x.add_(1)
+    return x * 2
+
+
+def counting(x: Tensor) -> Tensor:
+    CALLS[0] += 1
+    return x * CALLS[0]
+
+
+def drawing(x: Tensor) -> Tensor:
+    return x * torch.rand_like(x)
+
+
+def itself(x: Tensor) -> Tensor:
+    return x
+
+
+@pytest.mark.parametrize(
+    ("function", "complaint"),
+    [
+        (normalized, "is not what the op does: parts of dim 'b'"),
+        (by_the_data, "is not what the op does"),
+        (changing, "changes its inputs"),
+        (counting, "gives another result each time"),
+        (drawing, "gives another result each time"),
+        (itself, "cannot be executed to test the rule that it states"),
+    ],
+)
+def test_ops_that_are_not_what_they_say(function: Any, complaint: str) -> None:
+    """Each says that all its dims can be split; it is executed, and the user's line is named."""
+    made = op("b i -> b i", name=f"tests::{function.__name__}")(function)
+    made.backward(lambda grad, x: grad * 1)
+    with pytest.raises(SplitError) as refused:
+        verify_custom(trace(Through(made), (torch.randn(4, 4),)).graph)
+    assert complaint in str(refused.value)
+    assert "test_custom.py" in str(refused.value)
+
+
+def test_a_backward_that_lies_is_found() -> None:
+    def twice(x: Tensor) -> Tensor:
+        return x * 2
+
+    made = op("b i -> b i", name="tests::twice")(twice)
+    made.backward(lambda grad, x: grad.sum(0, keepdim=True).expand_as(x) * 2)
+    with pytest.raises(SplitError, match=r"tests\.twice_backward is not what the op does"):
+        verify_custom(trace(Through(made), (torch.randn(4, 4),)).graph)
+
+
+def test_a_signature_without_types_is_refused() -> None:
+    with pytest.raises(UsageError, match="says too little"):
+        op("b i -> b i", name="tests::untyped")(lambda x: x)
+
+
+def test_an_op_without_a_backward_says_what_to_write() -> None:
+    def thrice(x: Tensor) -> Tensor:
+        return x * 3
+
+    made = op("b i -> b i", name="tests::thrice")(thrice)
+    with pytest.raises(TraceError, match="has no backward") as refused:
+        trace(Through(made), (torch.randn(4, 4),))
+    assert "@NAME.backward" in str(refused.value)
 
 
 @pytest.mark.parametrize(

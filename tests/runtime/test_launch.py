@@ -39,6 +39,8 @@ def test_weights_by_name_on_top_of_a_model() -> None:
         assert job.step(plans.batch()) == 0.0
     with pytest.raises(PlanError, match="weights has no 'w1'"):
         launch(plans.whole(), weights={"w2": w2}, backend="inline")
+    with pytest.raises(PlanError, match="weights have 'w4', which the plan has not"):
+        launch(plans.whole(), plans.Reference(), weights={"w2": w2, "w4": w2}, backend="inline")
 
 
 def test_drawn_weights_do_not_depend_on_the_split() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from superscaler.errors import SplitError
 from superscaler.ir.graph import Op
+from superscaler.ir.rules import has_rule
 from superscaler.ir.rules.build import input_of
 from superscaler.ir.rules.rule import Shape
 from superscaler.transforms.discover.isolate import Attempts
@@ -131,6 +132,13 @@ def trial_of(
             continue
         if [x.ndim for x in found[: len(outs)]] == [len(shape) for shape in outs]:
             return trial
+    if has_rule(op.target):
+        raise SplitError(
+            f"op {op.target} cannot be executed to test the rule that it states",
+            f"where: {op.source or op.name}",
+            f"why: {reason}",
+            hint="it must return new tensors, of the shapes that the rule gives",
+        )
     raise SplitError(
         f"no split rule for op {op.target}, and none can be discovered",
         f"where: {op.source or op.name}",
