@@ -8,7 +8,6 @@ until ``trim``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from superscaler.errors import UsageError, UseAfterFree, VirtualMemoryError
 from superscaler.runtime.memory.backend import runs_of
 from superscaler.runtime.memory.pool import Pool
 from superscaler.runtime.memory.region import Region
+from superscaler.runtime.memory.sizes import bytes_of, size_of
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,7 @@ class Arena:
         self.pool = pool
         self.size = size
         self.keep = keep
-        region, buffer = pool.space.open_region(max(size, 1), owner)
+        region, buffer = pool.space.open_region(max(bytes_of(size, owner), 1), owner)
         self._region: Region = region
         self._buffer: Any = buffer
         self._uses = [0] * region.count
@@ -67,12 +67,12 @@ class Arena:
 
     def tensor(self, offset: int, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """:meth:`acquire` the bytes of a value at ``offset`` and return a tensor over them, whatever they contain."""
-        self.acquire(offset, math.prod(shape) * dtype.itemsize)
+        self.acquire(offset, size_of(shape, dtype, self._region.name))
         return self.view(offset, shape, dtype)
 
     def view(self, offset: int, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """A tensor over bytes that are mapped; it may be kept and used again whenever they are acquired."""
-        nbytes = math.prod(shape) * dtype.itemsize
+        nbytes = size_of(shape, dtype, self._region.name)
         lo, hi = self._indices(offset, nbytes)
         if offset % dtype.itemsize:
             raise UsageError(f"{self._region.name}: offset {offset} of a tensor of {dtype}", "it is not aligned")
@@ -157,6 +157,8 @@ class Arena:
 
     def _indices(self, offset: int, nbytes: int) -> tuple[int, int]:
         self._open()
+        for number in (offset, nbytes):
+            bytes_of(number, self._region.name)
         if min(offset, nbytes) < 0 or offset + nbytes > self.size:
             raise VirtualMemoryError(
                 f"{self._region.name}: bytes [{offset:,}, {offset + nbytes:,}) are outside of the arena",

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from superscaler.errors import UsageError, did_you_mean
 from superscaler.runtime.memory.backend import Backend, Guard
+from superscaler.runtime.memory.sizes import bytes_of
 from superscaler.runtime.memory.space import AddressSpace, Reclaimer
 from superscaler.runtime.memory.stats import PoolStats
 from superscaler.runtime.memory.table import MemoryRow
-from superscaler.runtime.memory.vtensor import VTensor, bytes_of
+from superscaler.runtime.memory.vtensor import VTensor
 
 BACKENDS = ("host", "cuda")
 

@@ -5,13 +5,12 @@ The term and the idea (reserve virtually, map physically on demand, share chunks
 
 from __future__ import annotations
 
-import math
-import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from superscaler.errors import OutOfMemory, UsageError, UseAfterFree, VirtualMemoryError
 from superscaler.runtime.memory.region import Region
+from superscaler.runtime.memory.sizes import bytes_of, size_of
 from superscaler.runtime.memory.space import AddressSpace
 from superscaler.runtime.memory.table import Account
 
@@ -188,7 +187,7 @@ class VTensor:
         Raises :class:`VirtualMemoryError` where it would reach beyond what is mapped.
         """
         region = self._open()
-        nbytes = self._bytes_of(shape, dtype)
+        nbytes = size_of(shape, dtype, region.name)
         if offset < 0 or offset % dtype.itemsize or (shape and min(shape) < 0):
             raise UsageError(
                 f"{region.name}: a tensor of shape {tuple(shape)} at offset {offset}",
@@ -209,19 +208,6 @@ class VTensor:
                 f"its chunks are those of pool {source.space.name!r}",
                 hint="one pool for what is to be shared, or a copy",
             )
-
-    def _bytes_of(self, shape: Sequence[int], dtype: torch.dtype) -> int:
-        try:
-            known = not repr(dtype).startswith("torch.q")  # without a scale, which only torch can give them
-            nbytes = math.prod(map(operator.index, shape)) * dtype.itemsize
-        except (TypeError, AttributeError):
-            known, nbytes = False, 0
-        if not known:
-            raise UsageError(
-                f"{self._region.name}: a tensor of shape {shape!r} and dtype {dtype!r}",
-                hint="a sequence of sizes, and a dtype of torch that is not quantized",
-            )
-        return nbytes
 
     def _open(self) -> Region:
         if self._buffer is None:
@@ -249,14 +235,6 @@ class VTensor:
             "freed" if self._buffer is None else f"{self._size:,} of {self.reserved:,} bytes, {self.mapped:,} mapped"
         )
         return f"VTensor({self._region.name}: {state})"
-
-
-def bytes_of(number: int, owner: str) -> int:
-    """The number, if it is one that can count bytes."""
-    try:
-        return operator.index(number)
-    except TypeError:
-        raise UsageError(f"{owner}: {number!r} bytes", hint="a whole number") from None
 
 
 class Chunks:

@@ -156,8 +156,12 @@ def test_what_cannot_count_bytes_is_refused_by_name(number):
     ("shape", "dtype"), [(4, torch.uint8), ((4,), torch.quint8), ((4,), "float32"), ((4,), None), (("a",), torch.uint8)]
 )
 def test_what_is_no_shape_or_dtype_is_refused(shape, dtype):
-    with open_pool("host") as pool, pytest.raises(UsageError, match="sizes"):
-        filled(pool)[0].tensor(shape, dtype)
+    with open_pool("host") as pool:
+        vtensor, arena = filled(pool)[0], Arena(pool, CHUNK)
+        for act in (vtensor.tensor, lambda *what: arena.tensor(0, *what), lambda *what: arena.view(0, *what)):
+            with pytest.raises(UsageError, match="sizes"):
+                act(shape, dtype)
+        assert not arena.in_use
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b", "ü\n", ""])

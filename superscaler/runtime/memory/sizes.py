@@ -1,0 +1,36 @@
+"""Numbers of bytes as callers give them: whole numbers, and shapes and dtypes that torch can make tensors of."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from superscaler.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def bytes_of(number: int, owner: str) -> int:
+    """The number, if it is one that can count bytes. Raises :class:`UsageError` naming the owner otherwise."""
+    try:
+        return operator.index(number)
+    except TypeError:
+        raise UsageError(f"{owner}: {number!r} bytes", hint="a whole number") from None
+
+
+def size_of(shape: Sequence[int], dtype: torch.dtype, owner: str) -> int:
+    """The bytes of a tensor. Raises :class:`UsageError` naming the owner for what is no shape or no usable dtype."""
+    try:
+        known = not repr(dtype).startswith("torch.q")  # without a scale, which only torch can give them
+        nbytes = math.prod(map(operator.index, shape)) * dtype.itemsize
+    except (TypeError, AttributeError):
+        known, nbytes = False, 0
+    if not known:
+        raise UsageError(
+            f"{owner}: a tensor of shape {shape!r} and dtype {dtype!r}",
+            hint="a sequence of sizes, and a dtype of torch that is not quantized",
+        )
+    return nbytes
