@@ -21,6 +21,9 @@ from superscaler.ir.cluster import Cluster, Device, Link
 from superscaler.ir.rules.discovered import cache_dir
 from superscaler.scheduler.machine import Machine
 
+VERSION = 2
+"""Of what a profile holds; each version is kept apart."""
+
 
 class Profile(msgspec.Struct, frozen=True):
     """Seconds of ops, task bodies and moves by key (see :mod:`.keys`), and the figures of device and links.
@@ -37,7 +40,7 @@ class Profile(msgspec.Struct, frozen=True):
     post: float = 0.0
     moves: dict[str, float] = {}
     crowd: dict[int, float] = {}
-    version: int = 2
+    version: int = VERSION
 
     def merged(self, newer: Profile) -> Profile:
         """This profile with what a newer one of the same machine has measured."""
@@ -74,7 +77,7 @@ class Profile(msgspec.Struct, frozen=True):
 
 def profile_path(machine: Machine) -> Path:
     """Where the profile of a machine is kept."""
-    return cache_dir() / "profiles" / machine.file
+    return cache_dir() / "profiles" / str(VERSION) / machine.file
 
 
 def load_profile(path: str | Path, here: Machine, *, foreign: Literal["refuse", "warn"] = "refuse") -> Profile:
@@ -88,7 +91,7 @@ def load_profile(path: str | Path, here: Machine, *, foreign: Literal["refuse", 
         raise ProfileError(f"cannot read the profile {path}", e.strerror or str(e), hint="superscaler profile") from e
     except msgspec.DecodeError as e:
         raise ProfileError(f"{path} is no profile", str(e)[:200], hint="superscaler profile makes one") from e
-    if found.version != Profile.__struct_defaults__[-1]:
+    if found.version != VERSION:
         raise ProfileError(f"{path} was measured by another version", hint="superscaler profile measures anew")
     if found.machine != here:
         what = f"the profile {Path(path).name} is of another machine"

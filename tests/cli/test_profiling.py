@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from superscaler.scheduler.machine import this_machine
-from superscaler.scheduler.profile import Profile
+from superscaler.scheduler.profile import Profile, profile_path
 from tests.cli.conftest import TINY, Command
 
 
@@ -63,7 +63,8 @@ def test_a_profile_of_another_machine_is_used_only_by_name_and_with_a_warning(
     assert "of another machine" in said.err
     assert "Their CPU" in said.err
     assert "measured on another machine" in said.out
-    here = own_cache / "profiles" / this_machine(4).file
+    here = profile_path(this_machine(4))
+    assert own_cache in here.parents
     here.parent.mkdir(parents=True)
     here.write_bytes(file.read_bytes())  # a cache that was copied here
     refused = superscaler("simulate", tiny_plan)

@@ -11,10 +11,11 @@ import superscaler as ss
 from superscaler.api import known_profile, profile
 from superscaler.errors import ProfileError
 from superscaler.models import build
+from superscaler.runtime.crowd import collectives, measure_crowd
 from superscaler.runtime.links import measure_link
 from superscaler.runtime.profile import measure
 from superscaler.scheduler.cost import VIEWS
-from superscaler.scheduler.keys import Keys, op_key
+from superscaler.scheduler.keys import Keys, move_key, op_key
 from superscaler.scheduler.machine import this_machine
 
 
@@ -58,3 +59,16 @@ def test_the_link_between_two_processes() -> None:
     assert found.link.bandwidth > 1e6
     assert 0 <= found.link.latency < 1
     assert 0 < found.post < 0.1
+
+
+@pytest.mark.slow
+def test_workers_together() -> None:
+    """Every collective of a plan is measured, and what it costs that others compute at the same time."""
+    found = plan("megatron:tensor=2", 2)
+    together = measure_crowd(found)
+    assert set(together.slowdown) == {1, 2}
+    assert together.slowdown[1] == 1.0 <= together.slowdown[2]
+    keys = {move_key(*collective) for collective in collectives(found)}
+    assert keys == set(together.moves)
+    assert any(key.startswith("reduce_scatter 2 ") for key in keys)
+    assert all(seconds > 0 for seconds in together.moves.values())

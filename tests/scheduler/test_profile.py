@@ -125,3 +125,19 @@ def test_figures_apply_to_devices_of_that_kind_only() -> None:
     assert profile.applied(ss.Cluster.local(2)).device(0).bandwidth == 1e12
     assert profile.applied(ss.Cluster.local(2)).intra.bandwidth == 5e9
     assert profile.applied(ss.Cluster.preset("h100", devices=2)) == ss.Cluster.preset("h100", devices=2)
+
+
+def test_the_slowdown_of_a_crowd() -> None:
+    """Along a line between what was measured; beyond it all share the cores."""
+    known = msgspec.structs.replace(EMPTY, crowd={2: 1.2, 4: 1.6})
+    assert [known.slowdown(busy) for busy in (1, 2, 3, 4)] == pytest.approx([1.0, 1.2, 1.4, 1.6])
+    assert known.slowdown(8) == pytest.approx(3.2)
+    assert EMPTY.slowdown(4) == 1.0  # a core for each
+    assert EMPTY.slowdown(8) == 2.0
+
+
+def test_a_profile_of_an_older_version_is_not_used(tmp_path: Path) -> None:
+    old = msgspec.structs.replace(EMPTY, version=1)
+    (tmp_path / "a.json").write_bytes(msgspec.json.encode(old))
+    with pytest.raises(ProfileError, match="another version"):
+        load_profile(tmp_path / "a.json", HERE)
