@@ -1,29 +1,60 @@
 """Co-shard (SuperScaler, §5): attention and MLP split along heads and hidden into parts that stay on their device.
 
-The parts run one after the other and each is recomputed, so only one part's activations are held; nothing is sent.
+The parts run one after the other and what is large is recomputed, so only one part's large activations are held;
+nothing is sent.
 """
 
-from superscaler.errors import PlanError
+from superscaler.errors import PlanError, UsageError
+from superscaler.ir.graph import Op
 from superscaler.plans.megatron import megatron
 from superscaler.plans.planner import Planner, PlanScript
 
 
 def co_shard(
-    parts: int = 2, modules: str = "*", data: int = 1, tensor: int = 1, pipeline: int = 1, microbatches: int = 1
+    parts: int = 2,
+    modules: str = "*",
+    small: int = 4,
+    data: int = 1,
+    tensor: int = 1,
+    pipeline: int = 1,
+    microbatches: int = 1,
 ) -> PlanScript:
-    """The layers of ``modules`` (a glob) in ``parts`` turns, inside the parallelism of ``megatron``."""
+    """The layers of ``modules`` (a glob) in ``parts`` turns, inside the parallelism of ``megatron``.
+
+    Results smaller than 1/``small`` of their layer's largest are made whole and kept: to make them again would cost
+    much, for little memory. The others, and what reads them, are computed part by part, and again in the backward.
+    """
+
+    if small < 1:
+        raise UsageError(f"co_shard: small must be at least 1, not {small}")
 
     def plan(p: Planner) -> None:
         megatron(data, tensor, pipeline, microbatches)(p)
-        inner = p.inner(modules)
-        axis = p.turns(inner, parts)
-        heads = [op for op in inner if p.family(op) == "attention"]
+        inner = [op for op in p.inner(modules) if p.family(op) != "view"]
         linears = [op for op in inner if op.target == "aten.mm.default"]
         if parts > 1 and not linears:
             raise PlanError(f"co_shard: no linear layer in modules {modules!r}", hint="modules='*'")
-        for op in heads:
-            p.prefer(op, "h", parts, axis=axis)
-        for op in linears:
+        again = [op for layer in p.layers(inner) for op in large(p, layer, small)]
+        axis = p.turns([*again, *(reader for op in again for reader in p.readers(op))], parts)
+        for op in inner:
+            if p.family(op) == "attention":
+                p.prefer(op, "h", parts, axis=axis)
+        for op in filter(lambda op: inside(p, op), linears):
             p.prefer(op, "o", parts, axis=axis)
+        if parts > 1:
+            p.recompute(again)
 
     return plan
+
+
+def large(p: Planner, layer: list[Op], small: int) -> list[Op]:
+    """The ops of a layer whose results are not small beside its largest."""
+    most = max(map(p.bytes, layer))
+    return [op for op in layer if p.bytes(op) * small >= most]
+
+
+def inside(p: Planner, op: Op) -> bool:
+    """Whether products read what an op makes before any norm does: what norms read is the residual stream."""
+    readers = p.readers(op)
+    normed = any(p.family(reader) in ("norm", "reduction") for reader in readers)
+    return not normed and all(inside(p, reader) for reader in readers if p.family(reader) == "pointwise")

@@ -144,6 +144,24 @@ class Planner:
         """Whether only the loss reads what ``op`` makes, views and sums with a bias apart."""
         return all(self.family(each) in ("loss", "view", "pointwise", "reduction") for each in self.after(op))
 
+    def layers(self, ops: Iterable[Op]) -> list[list[Op]]:
+        """``ops`` by the layer that they belong to: their module path up to its first number."""
+        found: dict[str, list[Op]] = {}
+        for op in ops:
+            found.setdefault(layer_of(op.module), []).append(op)
+        return list(found.values())
+
+    def bytes(self, op: Op) -> int:
+        """Bytes of an op's whole results."""
+        return sum(self.graph.tensor[name].bytes for name in op.outputs)
+
+    def readers(self, op: Op) -> list[Op]:
+        """The forward ops that read what ``op`` makes, themselves or through views."""
+        found: list[Op] = []
+        for each in (c for name in op.outputs for c in self.graph.consumers[name] if c.phase == "forward"):
+            found += self.readers(each) if self.family(each) in VIEWS else [each]
+        return found
+
     def of_family(self, family: str) -> list[Op]:
         """The forward ops of a rule family; none is no error."""
         return [op for op in self._forward if self.family(op) == family]
@@ -317,16 +335,13 @@ class Planner:
     def turns(self, ops: Iterable[Op], ways: int, *, axis: str = "turn") -> str:
         """Declare an axis along which ``ops`` (and their backward) may be split into parts that stay on their device.
 
-        The parts take turns; the backward runs each part again before its own backward, so that the activations of one
-        part at a time are held. Returns the axis, for ``split`` and ``prefer``.
+        The parts take turns: what a part makes for itself is gone before the next one begins, unless the backward reads
+        it. Returns the axis, for ``prefer``: a preference for an op that is not of ``ops`` guides those that follow it.
         """
         if ways < 1:
             raise PlanError(f"co-shard needs at least one part, not {ways}")
-        listed = list(ops)
         self._axes.setdefault(axis, Axis(axis, ways, "time"))
-        self._turns.setdefault(axis, set()).update(op.name for op in listed)
-        if ways > 1:
-            self.recompute(listed)
+        self._turns.setdefault(axis, set()).update(op.name for op in ops)
         return axis
 
     def assign(

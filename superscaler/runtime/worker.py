@@ -17,6 +17,7 @@ from torch import Tensor
 from superscaler.errors import OutOfMemory, SuperscalerError, WorkerError
 from superscaler.ir.plan import Plan
 from superscaler.ir.region import Region
+from superscaler.runtime import heap
 from superscaler.runtime.arena import WorkerMemory
 from superscaler.runtime.binding import program_of
 from superscaler.runtime.comm import Comm, Handle
@@ -58,11 +59,15 @@ class Worker:
         self.device = device
         self.measuring = False
         self.workspace: int | None = None
+        self.closed = False
+        self.entries: dict[str, Execution] = {}
         self.storage = WorkerMemory(plan, index, device, budget)
+        if device.type == "cpu":
+            heap.keep()
         try:
             self._prepare(comm, prepare)
         except BaseException:
-            self.storage.close()
+            self.close()
             raise
 
     def _prepare(self, comm: Comm, prepare: Prepare) -> None:
@@ -70,7 +75,7 @@ class Worker:
         self.state = storage.state
         self.regions = {tensor.name: region for tensor, region in storage.regions.items()}
         programs = {name: program_of(entry, index) for name, entry in plan.entries.items()}
-        self.entries: dict[str, Execution] = {
+        self.entries = {
             name: Execution(plan, plan.entries[name], program, index, comm, self._held(), storage, self.device, prepare)
             for name, program in programs.items()
             if program is not None
@@ -228,6 +233,9 @@ class Worker:
         """Give all memory back to the system."""
         self.entries.clear()
         self.storage.close()
+        if self.device.type == "cpu" and not self.closed:
+            heap.give_back()
+        self.closed = True
 
 
 def inside(context: Callable[[], AbstractContextManager[None]], run: Run) -> Run:

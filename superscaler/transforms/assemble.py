@@ -39,7 +39,7 @@ from superscaler.transforms.workspace import workspace
 def assemble(lowered: Lowered, schedule: Schedule) -> Entry:
     """The entry: for each role its Program in the order of the schedule, with memory planned."""
     keys = list(lowered.bodies)
-    definitions = Definitions(lowered.tasks.graph)
+    definitions = Definitions(lowered.tasks.graph, lowered.values)
     outside = _read_elsewhere(lowered)
     steps = {key: definitions.steps_of(lowered.bodies[key], outside[key]) for key in keys}
     roles = _roles(lowered)
@@ -224,7 +224,10 @@ class _Role:
         def lies(value: int) -> bool:
             return self.number.get(value, -1) in elsewhere
 
-        return max((workspace(self.lowered.bodies[key], self.graph, size, lies) for key in self.keys), default=0)
+        return max(
+            (workspace(self.lowered.bodies[key], self.lowered.values, self.graph, size, lies) for key in self.keys),
+            default=0,
+        )
 
 
 def _touches(block: Block) -> set[int]:
@@ -323,9 +326,7 @@ def with_state(entry: Entry, state: tuple[StateTensor, ...], space: Space) -> En
     """The entry with the plan's whole state in every program's peak: optimizer state is held while evaluating too."""
     programs: list[Program] = []
     for program in entry.programs:
-        mine = [
-            s for s in state if s.memory == "device" and program.workers[0] in space.mesh(s.layout.mesh).devices
-        ]
+        mine = [s for s in state if s.memory == "device" and program.workers[0] in space.mesh(s.layout.mesh).devices]
         size = sum(aligned(held(s.shape, s.dtype, s.layout, space, program.workers)) for s in mine)
         programs.append(msgspec.structs.replace(program, peak=program.peak + size))
     return msgspec.structs.replace(entry, programs=tuple(programs))

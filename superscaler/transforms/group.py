@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import msgspec
 
 from superscaler.ir.graph import Graph
-from superscaler.ir.program import Call, Definition, Row, Step
+from superscaler.ir.program import At, Call, Definition, Row, Slice, Step, Value
 from superscaler.ir.rules.rule import Splits
 from superscaler.transforms.blocks import Body, Compute
-from superscaler.transforms.usage import reads
+from superscaler.transforms.usage import at_of, reads
+
+Instance = tuple[int, At]  # a value, at the turn that a step is in if the value has one for each
 
 
 class Definitions:
-    """The definitions of an entry, each once."""
+    """The definitions of an entry, each once. ``values``: what the bodies' numbers stand for."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, values: Sequence[Value]) -> None:
         self.graph = graph
+        self.values = values
         self.all: list[Definition] = []
         self._index: dict[bytes, int] = {}
 
@@ -33,22 +36,32 @@ class Definitions:
         """The body's steps with runs of ops as calls. ``outside``: values read by other blocks."""
         steps: list[Step] = []
         run: list[Compute] = []
-        needed = set(outside)
-        uses = _uses_after(body.steps)
-        for position, step in enumerate(body.steps):
-            if isinstance(step, Compute):
-                if run and run[-1].at != step.at:
-                    steps.append(self._call(run, needed | uses[position]))
-                    run = []
-                run.append(step)
-                continue
-            if run:
-                steps.append(self._call(run, needed | uses[position]))
+        listed = gathered(body.steps)
+        uses = self._last_uses(listed)
+        for position, step in enumerate(listed):
+            if run and not (isinstance(step, Compute) and run[-1].at == step.at):
+                steps.append(self._call(run, self._needed(run, outside, uses, position)))
                 run = []
-            steps.append(step)
+            if isinstance(step, Compute):
+                run.append(step)
+            else:
+                steps.append(step)
         if run:
-            steps.append(self._call(run, needed))
+            steps.append(self._call(run, outside))
         return tuple(steps)
+
+    def _last_uses(self, steps: Sequence[Step | Compute]) -> dict[Instance, int]:
+        """The position of the last step that reads each instance."""
+        last: dict[Instance, int] = {}
+        for position, step in enumerate(steps):
+            ins, at = (step.ins, step.at) if isinstance(step, Compute) else (reads(step), at_of(step))
+            last.update((instance(self.values, v, at), position) for v in ins)
+        return last
+
+    def _needed(self, run: list[Compute], outside: set[int], uses: dict[Instance, int], position: int) -> set[int]:
+        """The results of a run that other blocks read, or this one at or after ``position``."""
+        made = {out for step in run for out in step.outs}
+        return {v for v in made if v in outside or uses.get(instance(self.values, v, run[0].at), -1) >= position}
 
     def _call(self, run: list[Compute], needed: set[int]) -> Call:
         base = min(step.op for step in run)
@@ -71,13 +84,25 @@ class Definitions:
         return Row(step.op - base, op.target, op.args, ins, outs, splits)
 
 
-def _uses_after(steps: Iterable[Step | Compute]) -> list[set[int]]:
-    """For each position, the values read at or after it."""
-    listed = list(steps)
-    after: list[set[int]] = [set() for _ in listed]
-    seen: set[int] = set()
-    for i in range(len(listed) - 1, -1, -1):
-        step = listed[i]
-        seen = seen | set(step.ins if isinstance(step, Compute) else reads(step))
-        after[i] = seen
-    return after
+def instance(values: Sequence[Value], value: int, at: At) -> Instance:
+    """The instance of a value that a step at these turns reads or writes."""
+    over = values[value].over
+    return value, tuple(entry for entry in at if entry[0] in over)
+
+
+def gathered(steps: Sequence[Step | Compute]) -> list[Step | Compute]:
+    """The steps, a Slice of a turn before the ops that it stands between if they make nothing of it: one call."""
+    found: list[Step | Compute] = []
+    run: list[Compute] = []
+    made: set[int] = set()
+    for step in steps:
+        if run and isinstance(step, Slice) and step.at and step.at == run[0].at and step.src not in made:
+            found.insert(len(found) - len(run), step)
+            continue
+        if not isinstance(step, Compute) or (run and run[0].at != step.at):
+            run, made = [], set()
+        if isinstance(step, Compute):
+            run.append(step)
+            made.update(step.outs)
+        found.append(step)
+    return found

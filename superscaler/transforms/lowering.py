@@ -55,7 +55,7 @@ class Lowering:
         self._early = self._early_gradients()
         self._run = 0  # the number of the run of turns being emitted
         self._turned: dict[tuple[int, str, Layout], int] = {}
-        self._filled: set[int] = set()  # values of turns all of which have been emitted
+        self._filled: dict[int, Key] = {}  # values of turns all of which have been emitted: local to a block
         self._results = {*self.graph.outputs.values(), *self.graph.gradients.values(), *self.graph.updates.values()}
         self.settled: set[int] = set()  # values that are partials once reduced or accumulated: kept, not made again
 
@@ -234,7 +234,7 @@ class Lowering:
         made = self._made(tensor, body)
         producer = self.graph.producer.get(tensor)
         if producer is not None and producer.name in self.tasks.recompute and body.key.kind in ("backward", "weight"):
-            again = [v for v, key in made if key.kind == "backward"]
+            again = [v for v, key in made if key.kind == "backward" and self._in_time(v, body)]
             if again:
                 return again
         return [v for v, _ in made]
@@ -251,7 +251,8 @@ class Lowering:
     def _in_time(self, number: int, body: Body) -> bool:
         """Whether a value exists once, or once per instance of the body."""
         over = self.values[number].over
-        return over in ((), body.over) or (number in self._filled and over == (*body.over, *(a for a, _ in body.at)))
+        here = self._filled.get(number) == body.key and over == (*body.over, *(a for a, _ in body.at))
+        return over in ((), body.over) or here
 
     def _again(self, op: Op, body: Body) -> bool:
         """Whether ``op`` is to be run in this body rather than its result be kept from where it first ran."""
@@ -413,22 +414,32 @@ class Lowering:
                 for tensor in op.outputs:
                     if self._read_whole(tensor, axis):
                         self._put_together(tensor, axis, body, wholes)
-        self._filled.update(v for (run_, _, _), v in self._turned.items() if run_ == self._run)
+        self._filled.update((v, body.key) for (run_, _, _), v in self._turned.items() if run_ == self._run)
         body.at, body.turn = (), Made()
 
-    def _read_whole(self, tensor: str, axis: str) -> bool:
-        """Whether something that is not split over the turns reads a tensor, views apart."""
+    def _read_whole(self, tensor: str, axis: str, again: bool | None = None) -> bool:
+        """Whether what is not split over the turns, or runs in another block, reads a tensor or a view of it.
+
+        ``again``: whether the backward makes it again for itself.
+        """
         if tensor in self._results:
             return True
         producer = self.graph.producer[tensor]
+        here = self.tasks.placed[producer.name]
+        if again is None:
+            again = producer.name in self.tasks.recompute and here.kind == "forward"
         state = along(producer, axis, self.tasks, output=True, index=producer.outputs.index(tensor))
         for op in self.graph.consumers[tensor]:
+            there = self.tasks.placed[op.name]
+            if there.kind == here.kind and self.level[op.name] != self.level[producer.name]:
+                return True  # of another pass through the stages
+            elsewhere = there.kind != here.kind or op.name in self.tasks.recompute
+            if there.stages != here.stages or (elsewhere and not (again and there.kind in MODEL)):
+                return True
             for i, name in enumerate(op.inputs):
                 if name == tensor and along(op, axis, self.tasks, output=False, index=i) != state:
                     return True
-            if self.tasks.placed[op.name].stages != self.tasks.placed[producer.name].stages:
-                return True
-            if op.target in FREE and any(self._read_whole(out, axis) for out in op.outputs):
+            if op.target in FREE and any(self._read_whole(out, axis, again) for out in op.outputs):
                 return True
         return False
 

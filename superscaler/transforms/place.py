@@ -15,6 +15,7 @@ from superscaler.ir.program import BlockKind
 from superscaler.ir.rules import rule_for
 from superscaler.ir.rules.rule import Split, Splits, dim_of, split_state
 from superscaler.ir.task import Placement, TaskGraph, Turn
+from superscaler.transforms.blocks import FREE
 from superscaler.transforms.digits import Digit, Taken, free, room
 from superscaler.transforms.precision import optimizer_state, stepping
 from superscaler.transforms.propagate import Propagation
@@ -91,6 +92,7 @@ class _Placer:
                 continue
             work = self._propagate(axis)
             self.splits[axis.name] = work.settle()
+            self._refuse_idle(axis)
             for tensor, shard in work.homes.items():
                 if shard is not None and (axis.kind == "space" or self.graph.tensor[tensor].kind == "input"):
                     self.state_homes.setdefault(tensor, {})[axis.name] = shard
@@ -217,21 +219,41 @@ class _Placer:
 
     def _on_axis(self, op: Op, axis: Axis) -> bool:
         if axis.name in self.said.turns:
-            return op.name in self._in_turns(axis.name)
+            return op.target in FREE or op.name in self._in_turns(axis.name)
         if axis.kind == "time":
             return op.phase != "optimizer"
         return any(axis.name in self.space.mesh(self.stage_mesh[s]).axes for s in self.stages[op.name])
 
     def _in_turns(self, axis: str) -> set[str]:
-        """The forward ops that may take turns, their backward, and views that follow from these."""
+        """The forward ops that may take turns, their backward, and the sums of gradients of what is made again."""
         if axis not in self._turn_ops:
             found = self._turn_ops[axis] = set(self.said.turns[axis])
+            again = [op for op in self.graph.ops if op.name in found & self.said.recompute]
+            shapes = {self.graph.tensor[name].shape for op in again for name in op.outputs}
             for op in self.graph.ops:
-                if op.phase == "backward":
-                    producers = [self.graph.producer[n].name for n in op.inputs if n in self.graph.producer]
-                    if op.link in found or (op.link is None and any(p in found for p in producers)):
-                        found.add(op.name)
+                if op.phase == "backward" and (op.link in found or self._sums(op, found, shapes)):
+                    found.add(op.name)
         return self._turn_ops[axis]
+
+    def _sums(self, op: Op, ops: set[str], shapes: set[tuple[int, ...]]) -> bool:
+        """Whether an op sums what one of ``ops`` makes (views apart), of one of these shapes."""
+        if rule_for(op, self.graph).family != "reduction" or self.graph.tensor[op.inputs[0]].shape not in shapes:
+            return False
+        producer = self.graph.producer.get(op.inputs[0])
+        while producer is not None and producer.target in FREE and producer.inputs:
+            producer = self.graph.producer.get(producer.inputs[0])
+        return producer is not None and producer.name in ops
+
+    def _refuse_idle(self, axis: Axis) -> None:
+        """Turns that nothing takes would save nothing."""
+        listed = self.said.turns.get(axis.name)
+        if listed and not any(self.splits[axis.name].get(name) for name in listed):
+            names = ", ".join(sorted(listed)[:3])
+            raise PlanError(
+                f"no op can be split {axis.ways} ways into turns",
+                f"ops: {names}{', …' if len(listed) > 3 else ''}",
+                hint="as many parts as there are heads (on a device, beside tensor parallelism), or fewer",
+            )
 
     def _propagate(self, axis: Axis) -> Propagation:
         whole = set[str]()
@@ -276,8 +298,21 @@ class _Placer:
             if name == axis.name:
                 work.home(tensor, shard)
         for name, op, split in self.said.wishes:
-            if name == axis.name:
+            if name == axis.name and axis.name not in self.said.turns:
                 work.wish(self.graph.op[op], split)
+        if axis.name in self.said.turns:
+            self._guide(work, axis)
+
+    def _guide(self, work: Propagation, axis: Axis) -> None:
+        """What takes turns is split as it would be if all ops could be: wishes for others lead to it."""
+        guide = Propagation(self.graph, axis, fits=lambda op, split: self._fits(axis, op, split))
+        for name, op, split in self.said.wishes:
+            if name == axis.name:
+                guide.wish(self.graph.op[op], split)
+        for op in self.graph.ops:
+            found = guide.decided.get(op.name)
+            if found is not None:
+                work.wish(op, found)
 
     # --- room beside other axes -------------------------------------------------------------------------------------
 

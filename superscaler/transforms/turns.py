@@ -21,19 +21,38 @@ def turn_axis(op: Op, tasks: TaskGraph) -> str:
 
 
 def runs(ops: list[Op], tasks: TaskGraph) -> Iterator[list[Op]]:
-    """Ops one by one; consecutive ones of a block that are split over the same turns together."""
+    """Ops one by one; those of a block that are split over the same turns together.
+
+    An op of the block that is not, and that reads nothing of a run of turns, goes before it, so that the run goes on.
+    """
     run: list[Op] = []
     for op in ops:
         axis = turn_axis(op, tasks)
-        same = run and axis and axis == turn_axis(run[0], tasks) and _block(op, tasks) == _block(run[0], tasks)
-        if same and not _reads_whole(op, axis, {out for each in run for out in each.outputs}, tasks):
+        made = {out for each in run for out in each.outputs}
+        beside = bool(run) and _block(op, tasks) == _block(run[0], tasks)
+        if beside and axis == turn_axis(run[0], tasks) and not _reads_whole(op, axis, made, tasks):
             run.append(op)
+            continue
+        if beside and not axis and not any(_comes_from(name, made, tasks) for name in op.inputs):
+            yield [op]
             continue
         if run:
             yield run
-        run = [op]
+        run = [op] if axis else []
+        if not axis:
+            yield [op]
     if run:
         yield run
+
+
+def _comes_from(tensor: str, made: set[str], tasks: TaskGraph) -> bool:
+    """Whether a tensor is one of ``made``, or a view of one."""
+    if tensor in made:
+        return True
+    producer = tasks.graph.producer.get(tensor)
+    if producer is None or producer.target not in FREE:
+        return False
+    return any(_comes_from(name, made, tasks) for name in producer.inputs)
 
 
 def along(op: Op, axis: str, tasks: TaskGraph, *, output: bool, index: int) -> State | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from superscaler.ir.program import Accumulate, Call, Collect, Commit, Mask, Offload, Recv, Send, Slice, Step
+from superscaler.ir.program import Accumulate, At, Call, Collect, Commit, Mask, Offload, Recv, Send, Slice, Step
 
 
 def reads(step: Step) -> tuple[int, ...]:
@@ -33,3 +33,8 @@ def writes(step: Step) -> tuple[int, ...]:
             return (step.state,)
         case _:
             return (step.dst,)
+
+
+def at_of(step: Step) -> At:
+    """The time indices that a step fixes itself."""
+    return () if isinstance(step, Commit | Offload) else step.at

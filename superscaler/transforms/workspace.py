@@ -8,14 +8,17 @@ state; some ops need room of their own.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import msgspec
 
 from superscaler.ir.graph import Graph, Op
-from superscaler.ir.program import Accumulate, Collective, Commit, Mask, Slice, Step
+from superscaler.ir.program import Accumulate, At, Collective, Commit, Mask, Slice, Step, Value
 from superscaler.ir.rules import rule_for
 from superscaler.transforms.blocks import Body, Compute
-from superscaler.transforms.usage import reads, writes
+from superscaler.transforms.group import Instance, gathered, instance
+from superscaler.transforms.usage import at_of, reads, writes
 
 Size = Callable[[int], int]  # bytes of a value
 VIEWS = frozenset({"superscaler.reshape", "superscaler.expand", "superscaler.block", "aten.permute.default",
@@ -31,9 +34,31 @@ SCORES = (3, 6)
 """Tensors of the size of the scores that unfused attention holds at a time, forward and backward."""
 
 
-def workspace(body: Body, graph: Graph, size: Size, elsewhere: Callable[[int], bool]) -> int:
+def workspace(body: Body, values: Sequence[Value], graph: Graph, size: Size, elsewhere: Callable[[int], bool]) -> int:
     """Bytes. ``elsewhere``: whether a value lies in state, inputs or arena."""
-    return _Task(body, graph, size, elsewhere).peak()
+    number: dict[Instance, int] = {}
+    of: list[int] = []
+
+    def named(value: int, at: At) -> int:
+        """A number for each instance: those of different turns live side by side."""
+        found = number.setdefault(instance(values, value, at), len(of))
+        if found == len(of):
+            of.append(value)
+        return found
+
+    steps = [_renumbered(step, named) for step in gathered(body.steps)]
+    instances = replace(body, steps=steps)
+    return _Task(instances, graph, lambda n: size(of[n]), lambda n: elsewhere(of[n])).peak()
+
+
+def _renumbered(step: Step | Compute, named: Callable[[int, At], int]) -> Step | Compute:
+    """A step with other numbers for its values."""
+    at = step.at if isinstance(step, Compute) else at_of(step)
+    if isinstance(step, Compute):
+        ins, outs = (tuple(named(v, at) for v in found) for found in (step.ins, step.outs))
+        return msgspec.structs.replace(step, ins=ins, outs=outs)
+    fields = {f: getattr(step, f) for f in ("src", "dst", "into", "local", "state") if hasattr(step, f)}
+    return msgspec.structs.replace(step, **{f: named(v, at) if v >= 0 else v for f, v in fields.items()})
 
 
 @dataclass

@@ -18,6 +18,7 @@ from superscaler.runtime.worker import WorkerOptions, make_worker
 CPU = torch.device("cpu")
 GPT = ("gpt", "tiny", {"layers": 2, "hidden": 128, "heads": 4, "vocab": 512, "context": 64}, (8, 64))
 SWIN = ("swin", "tiny", {"hidden": 32}, (8,))
+WINDOWS = ("swin", "tiny", {"hidden": 32, "image": 64, "window": 16}, (2,))
 T5 = ("t5", "tiny", {"hidden": 64, "ffn": 256, "vocab": 512, "context": 32}, (8, 32))
 ALPHAFOLD = ("alphafold2", "tiny", {}, (2,))
 PLANS: list[tuple[Any, str, int, str]] = [
@@ -28,7 +29,10 @@ PLANS: list[tuple[Any, str, int, str]] = [
     (GPT, "recompute:ops=all+megatron:tensor=2,microbatches=2", 2, "f32"),
     (GPT, "zero:level=1,data=2", 2, "f32"),
     (GPT, "zero:level=3,data=2", 2, "f32"),
+    (GPT, "co_shard:parts=4", 1, "f32"),
     (SWIN, "pipeline:stages=1", 1, "f32"),
+    (WINDOWS, "co_shard:parts=2", 1, "f32"),
+    (WINDOWS, "co_shard:parts=2,data=2", 2, "f32"),
     (T5, "pipeline:stages=2,microbatches=2", 2, "f32"),
     (T5, "interlaced:stages=2,microbatches=4", 2, "f32"),
     (ALPHAFOLD, "data_parallel:ways=2", 2, "f32"),
