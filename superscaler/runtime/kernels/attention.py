@@ -159,9 +159,10 @@ def _alignment(cached: CachedKV) -> int:
 
 
 def _splits(programs: int, longest: int, block: int, device: torch.device) -> int:
-    """Enough parts to give every multiprocessor two programs, each at least one block long."""
-    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 8
-    return max(1, min(-(-longest // block), -(-2 * processors // max(programs, 1)), 64))
+    """Enough parts for eight programs per multiprocessor, so that the last wave of them is a small part of the time;
+    each at least two blocks long, or combining them would not be."""
+    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    return max(1, min(-(-longest // (2 * block)), -(-8 * processors // max(programs, 1)), 64))
 
 
 def _power_of_two(number: int, *, least: int) -> int:

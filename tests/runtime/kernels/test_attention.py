@@ -140,6 +140,18 @@ def test_nothing_new_is_nothing_to_do():
     assert attention.prefill(torch.empty(0, 1, 16), starts, 0, cache.batch(sequences, 0)).shape == (0, 1, 16)
 
 
+@pytest.mark.parametrize(
+    ("programs", "longest", "splits"),
+    [(64, 32768, 17), (512, 32768, 3), (4096, 32768, 1), (8, 1 << 20, 64), (8, 1024, 8), (8, 1, 1), (0, 0, 1)],
+)
+def test_sequences_are_cut_until_the_device_is_full(monkeypatch, programs, longest, splits):
+    class Properties:
+        multi_processor_count = 132
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
+    assert attention._splits(programs, longest, 64, torch.device("cuda")) == splits
+
+
 def test_what_does_not_fit_is_named(monkeypatch):
     cache, sequences = cache_with([3], heads=2, dim=16, dtype=torch.float32)
     cached = cache.batch(sequences, 0)
