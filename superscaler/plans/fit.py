@@ -26,8 +26,10 @@ from superscaler.transforms.assemble import assemble, with_state
 from superscaler.transforms.lower import lower
 from superscaler.transforms.place import place
 
-_TIGHTER = 5
-"""How often a schedule within memory is tried again in less, for the gaps of its arena."""
+_TRIES = 5
+"""How often a schedule within memory is looked for, each time in less for the gaps of its arena …"""
+_TIGHTER = 0.98
+"""… and a little less still."""
 _PATIENCE = 60.0
 """Seconds after which no further change is tried."""
 _DOUBLINGS = 3
@@ -74,15 +76,15 @@ class Making:
 
         entry = timed(None)
         room: dict[int, int] = {}
-        for _ in range(_TIGHTER if tasks.order == "solve" else 0):
+        for _ in range(_TRIES if tasks.order == "solve" else 0):
             programs = with_whole_state(entry, tasks).programs
             if not over(programs, self.cluster):
                 break
             for program in programs:
                 for worker in program.workers:
-                    limit = self.cluster.device(worker).memory
-                    known = room.get(worker, limit - (program.peak - program.arena))
-                    room[worker] = known - max(0, program.peak - limit if worker in room else 0)
+                    there = self.cluster.device(worker).memory - (program.peak - program.arena)
+                    tighter = _TIGHTER * there / program.arena if worker in room and program.arena > there else 1.0
+                    room[worker] = int(room.get(worker, there) * tighter)
             try:
                 entry = timed(room)
             except InfeasiblePlan:

@@ -42,6 +42,7 @@ class EntryProblem:
     edges: list[Edge] = field(default_factory=list[Edge])
     fixed: dict[int, int] = field(default_factory=dict[int, int])
     lasting: dict[int, int] = field(default_factory=dict[int, int])
+    most: dict[int, int] = field(default_factory=dict[int, int])
 
     @property
     def devices(self) -> int:
@@ -282,8 +283,10 @@ def _hold(found: EntryProblem, first: dict[int, int]) -> None:
         for j in range(instances):
             takes[first[start] + j] += size
             gives[first[end] + j] += size
+        stage = found.keys[end].stage
+        if found.keys[end].kind in ("backward", "weight"):
+            found.most[stage] = found.most.get(stage, 0) + size
         if found.keys[start].kind in ("forward", "recv") and found.keys[end].kind == "weight":
-            stage = found.keys[end].stage
             found.lasting[stage] = found.lasting.get(stage, 0) + size
     found.jobs = [
         replace(job, acquire=take, release=give) if take or give else job

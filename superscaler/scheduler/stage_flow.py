@@ -46,7 +46,8 @@ class StageFlow:
     def _capacity(self, memory: Memory, *, smallest: bool) -> tuple[int, ...]:
         found: list[int] = []
         for device, mine in enumerate(self.flow.stages_of):
-            sizes = [self.entry.lasting.get(s, 0) for s in mine]
+            held = self.entry.lasting if smallest else self.entry.most
+            sizes = [held.get(s, 0) for s in mine]
             size = min(sizes) if smallest else max(sizes)
             room = memory[device] - self.entry.fixed.get(device, 0) if device in memory else None
             found.append(self.flow.capacity[device] if room is None or size == 0 else max(1, room // size))
