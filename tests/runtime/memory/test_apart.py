@@ -11,7 +11,7 @@ from fake_driver import FakeDriver
 from memory_pools import BACKENDS, CHUNK, open_pool
 
 from superscaler.errors import SuperscalerError, UsageError, UseAfterFree
-from superscaler.runtime.memory import Arena, Pool
+from superscaler.runtime.memory import Arena, Pool, live_table
 
 GIB = 1 << 30
 
@@ -134,6 +134,24 @@ def test_a_child_forked_while_a_thread_is_inside_the_pool_does_not_hang():
         thread.join()
         assert child == 0
         vtensor.extend(CHUNK)
+
+
+def test_two_processes_with_one_pool_name():
+    with open_pool("host", name="same") as pool:
+        _, view = filled(pool)
+
+        def child():
+            with open_pool("host", name="same") as other:
+                _, seen = filled(other, chunks=2, value=3)
+                rows = [row for row in live_table() if row.pool == "same"]
+                assert sorted((row.pid == os.getpid(), row.mapped) for row in rows) == [
+                    (False, 4 * CHUNK), (True, 2 * CHUNK),
+                ]  # fmt: skip
+                assert bool((seen == 3).all())
+
+        assert in_a_child(child) == 0
+        assert bool((view == 9).all())
+        assert len([row for row in live_table() if row.pool == "same"]) == 1
 
 
 @pytest.mark.parametrize("number", [1.5, "4096", None])
