@@ -98,7 +98,7 @@ class MemoryTable:
             if not self._free:
                 return Account(pool, owner, None, _private_cells(), 0)
             index = self._free.pop()
-            _LAYOUT.pack_into(file, index * _ROW, _text(pool), _text(owner), 0, 0, 0, 1)
+            _LAYOUT.pack_into(file, index * _ROW, _text(pool), _text(owner), 0, 0, 0, os.getpid())
             return Account(pool, owner, index, self._cells, index * _CELLS + 2 * _TEXT // 8)
 
     def close(self, account: Account) -> None:
@@ -158,15 +158,15 @@ def _rows_of(process: Path) -> Iterator[MemoryRow]:
             if f"memfd:{NAME}" in os.readlink(descriptor.path):
                 content = Path(descriptor.path).read_bytes()
                 yield from _parse(int(process.name), content)
-                return
     except OSError:
         # The process ended meanwhile, or belongs to another user.
         return
 
 
 def _parse(pid: int, content: bytes) -> Iterator[MemoryRow]:
-    for pool, owner, reserved, mapped, shared, used in _LAYOUT.iter_unpack(content[: len(content) // _ROW * _ROW]):
-        if used:
+    for pool, owner, reserved, mapped, shared, whose in _LAYOUT.iter_unpack(content[: len(content) // _ROW * _ROW]):
+        # A forked child has its parent's table open as well.
+        if whose == pid:
             yield MemoryRow(pid, _decoded(pool), _decoded(owner), reserved, mapped, shared)
 
 
