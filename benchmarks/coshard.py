@@ -75,7 +75,7 @@ class LongGPT(nn.Module):
 def gpt(tokens: int) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
     """Heads of 128, as in GPT-3."""
     ids = torch.randint(0, 256, (1, tokens))
-    return LongGPT(1024, 8, 2), (ids, ids.roll(-1, 1))
+    return LongGPT(1024, 8, 1), (ids, ids.roll(-1, 1))
 
 
 def swin() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
