@@ -3,7 +3,8 @@
     python benchmarks/compile.py [--only NAME] [--json FILE]
 
 Rows: GPT-2 with every op split 64 ways along mixed dims by a script (and the growth from 8 to 64 devices); GPT-3 175B
-on 1,024 and Llama-3-405B-sized on 16,384 devices.
+on 1,024 and Llama-3-405B-sized on 16,384 devices; AlphaFold 2 as published, dap 8 × data 16, batch 128; the largest
+Swin of the co-shard experiment on 32 devices.
 """
 
 from __future__ import annotations
@@ -101,6 +102,29 @@ def _huge(name: str, preset: str, tensor: int, pipeline: int, data: int, batch: 
     }
 
 
+def published(name: str, preset: str, plan: str, devices: int, batch: int) -> dict[str, float]:
+    """A model at a published size under a named plan, bf16, on A100s."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    import superscaler as ss
+    from superscaler.models import build
+
+    start, wall = cpu(), time.perf_counter()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model, example = build(name, preset)
+        args = example(batch)
+    found = ss.compile(
+        model, args, cluster=ss.Cluster.preset("a100", devices=devices), plan=plan, optimizer=ss.AdamW(), dtype="bf16",
+        evaluate=False, progress=lambda m: print(f"    {time.perf_counter() - wall:6.1f} s  {m}", file=sys.stderr),
+    )  # fmt: skip
+    return {
+        "cpu_seconds": cpu() - start,
+        "wall_seconds": time.perf_counter() - wall,
+        "rss_gib": _rss(),
+        "plan_mb": _size(found),
+    }
+
+
 def _rss() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
 
@@ -119,11 +143,17 @@ CASES: dict[str, Callable[[], dict[str, float]]] = {
     "gpt2-mixed-64": lambda: gpt2(64),
     "gpt3-175b-1024": megatron_175b,
     "gpt3-175b-16384": lambda: megatron_175b(data=128, batch=128 * 128),
+    "alphafold2-128": lambda: published("alphafold2", "published", "recompute:ops=all+dap:ways=8,data=16", 128, 128),
+    "swin-coshard-32": lambda: published(
+        "swin", "coshard-56", "co_shard:parts=4,small=64,tensor=8,pipeline=4,microbatches=256", 32, 256
+    ),
 }
 BARS = {
     "gpt2-mixed-64": "cpu_seconds <= 5; <= 1.5 x 8 devices",
     "gpt3-175b-1024": "wall <= 60 s, rss <= 4 GiB, plan <= 20 MB",
     "gpt3-175b-16384": "wall <= 2 x that of 1,024",
+    "alphafold2-128": "<= 30 s, checked",
+    "swin-coshard-32": "<= 30 s, checked",
 }
 
 
