@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from superscaler.transforms.discover import discover_missing
 from tests.exact import Subject
 
 BATCH = 7
@@ -99,6 +100,23 @@ def translator() -> Case:
 
 
 @case
+def whitening() -> Case:
+    """Inverses and Cholesky factors, at which torch looks whether they exist."""
+
+    class Whitening(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.mix = nn.Linear(6, 6), nn.Parameter(torch.eye(6) + 0.1 * torch.randn(6, 6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.linear(x) @ torch.linalg.inv(self.mix)
+            factor = torch.linalg.cholesky(y @ y.mT + 3 * torch.eye(4, dtype=y.dtype))
+            return factor.square().mean()
+
+    return Whitening(), (torch.randn(BATCH, 4, 6),)
+
+
+@case
 def bags() -> Case:
     """Sums and means of embeddings, some of them padding."""
 
@@ -129,5 +147,6 @@ PLANS = [
 def test_unusual_modules_are_exact(name: str) -> None:
     torch.manual_seed(0)
     subject = Subject(*CASES[name]())
+    discover_missing(subject.traced.graph)
     for plan, devices in PLANS:
         subject.assert_exact(plan, devices)

@@ -104,6 +104,19 @@ def _embedding_bag(
     return total if mode == "sum" else total / kept.sum(1).clamp(min=1)
 
 
+def _inverse(input: Tensor) -> Tensor:
+    """``torch.linalg.inv`` without the look at whether it exists, which no graph can take: else it is not finite."""
+    return torch.linalg.inv_ex(input)[0]
+
+
+def _cholesky(input: Tensor, *, upper: bool = False) -> Tensor:
+    return torch.linalg.cholesky_ex(input, upper=upper)[0]
+
+
+def _solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
+    return torch.linalg.solve_ex(A, B, left=left)[0]
+
+
 def _as_hinted(mask: Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:
     return bool(is_causal)
 
@@ -128,6 +141,9 @@ HANDLERS: dict[Any, Pool] = {
     F.interpolate: _nearest,
     F.bilinear: _bilinear,
     F.embedding_bag: _embedding_bag,
+    **dict.fromkeys((torch.linalg.inv, torch.inverse, Tensor.inverse), _inverse),
+    torch.linalg.cholesky: _cholesky,
+    torch.linalg.solve: _solve,
     F.avg_pool1d: _average(1, F.avg_pool1d),
     F.avg_pool2d: _average(2, F.avg_pool2d),
     F.avg_pool3d: _average(3, F.avg_pool3d),
