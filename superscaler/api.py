@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -55,7 +55,7 @@ def plan(script: PlanScript | str) -> Callable[[Model], Model]:
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
+def _uncollected() -> Generator[None]:
     """No search for garbage in cycles: what compiling makes lives on, and a look at it takes a third of the time."""
     enabled = gc.isenabled()
     gc.disable()
