@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from functools import lru_cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ import superscaler as ss
 from superscaler.ir.plan import Plan
 from superscaler.ir.program import Accumulate, Collective
 from superscaler.models import build
+from superscaler.runtime.job import Job
 from superscaler.runtime.ops import function
 from superscaler.transforms.precision import MASTER
 
@@ -139,3 +142,33 @@ def test_many_small_terms_add_up(target: str) -> None:
         "index_backward": (grad, [ids], (1, 1)),
     }
     assert function(f"superscaler.{target}")(*arguments[target]).item() == 4096
+
+
+@pytest.mark.parametrize(("before", "after"), [("f32", "bf16"), ("bf16", "f32"), ("f64", "bf16"), ("bf16", "bf16")])
+def test_a_checkpoint_goes_on_in_another_type(before: str, after: str, tmp_path: Path) -> None:
+    """Parameters become master weights, and master weights parameters: nothing that was kept is rounded."""
+    types = {"f32": torch.float32, "f64": torch.float64, "bf16": torch.bfloat16}
+    torch.manual_seed(0)
+    model, batch = nn.Linear(6, 6), torch.randn(4, 6)
+
+    def compiled(dtype: str) -> Plan:
+        return ss.compile(
+            copy.deepcopy(model).to(torch.float64 if dtype == "f64" else torch.float32), (batch,), dtype=dtype,
+            cluster=ss.Cluster.local(2), plan="data_parallel:ways=2", loss=lambda y: y.square().mean(),
+            optimizer=ss.AdamW(lr=1e-2), evaluate=False,
+        )  # type: ignore[arg-type]  # fmt: skip
+
+    def kept(job: Job) -> Tensor:
+        return job.optimizer_state().get("weight" + MASTER, job.state_dict()["weight"])
+
+    with ss.launch(compiled(before), init_seed=0, backend="inline") as job:
+        for _ in range(2):
+            job.step(batch.to(types[before]))
+        job.save_checkpoint(tmp_path / "kept")
+        expected = kept(job)
+    with ss.launch(compiled(after), init_seed=1, backend="inline") as job:
+        job.load_checkpoint(tmp_path / "kept")
+        assert torch.equal(kept(job), expected.float())
+        assert torch.equal(job.state_dict()["weight"], expected.to(types[after]))
+        assert job.steps == 2
+        job.step(batch.to(types[after]))

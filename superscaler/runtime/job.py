@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from superscaler.errors import NonFiniteLoss, RunError, UsageError, did_you_mean
+from superscaler.errors import InputError, NonFiniteLoss, RunError, UsageError, did_you_mean
 from superscaler.ir.plan import Plan
 from superscaler.ir.region import Region
 from superscaler.runtime import checkpoint, restore
@@ -48,7 +48,7 @@ class Job:
         :class:`WorkerError` when a worker fails, and, launched with ``nan="raise"``, :class:`NonFiniteLoss` after a
         step whose loss is no number: the job can then still be looked at, and go on from a checkpoint.
         """
-        rate = self.plan.settings.get("lr") if lr is None else lr
+        rate = self.plan.settings.get("lr") if lr is None else _rate(lr)
         outputs = self._run("train", inputs, named, rate, self.steps + 1)
         self.steps += 1
         loss = next(found["loss"] for found in outputs if "loss" in found)
@@ -219,6 +219,17 @@ class Job:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _rate(lr: Any) -> float:
+    """A learning rate as the user gives it."""
+    try:
+        rate = float(lr)
+    except (TypeError, ValueError) as e:
+        raise InputError(f"lr is {lr!r}", "a learning rate is one number") from e
+    if not isfinite(rate) or rate < 0:
+        raise InputError(f"lr is {rate}", "a learning rate is finite and not negative")
+    return rate
 
 
 def _own(parts: Local) -> Local:

@@ -11,6 +11,10 @@ from superscaler.runtime import files
 from superscaler.runtime.checkpoint import OPTIMIZER, PROGRESS, WEIGHTS, Progress
 from superscaler.runtime.crew import Crew
 from superscaler.runtime.initial import aliases, copied, source_of
+from superscaler.transforms.precision import MASTER
+
+Source = tuple[str, Path, str]
+"""A state tensor, a file, and its name in it."""
 
 
 def load(plan: Plan, crew: Crew, path: Path) -> Progress:
@@ -20,9 +24,25 @@ def load(plan: Plan, crew: Crew, path: Path) -> Progress:
     sources = _sources(plan, path, WEIGHTS, [t for t in plan.state if t.kind in ("parameter", "buffer")])
     rest = [t for t in plan.state if t.kind not in ("parameter", "buffer", "cache")]
     if rest:
-        sources += _sources(plan, path, OPTIMIZER, rest)
+        sources = _with_optimizer(plan, path, sources, rest)
     crew.call("load_files", [(sources,)] * crew.size)
     return progress
+
+
+def _with_optimizer(plan: Plan, path: Path, weights: list[Source], rest: list[StateTensor]) -> list[Source]:
+    """``weights`` and the optimizer's state.
+
+    Master weights that only the plan has start as the parameters; those that only the checkpoint has are these.
+    """
+    parameter_of = {t.name: source_of(t) for t in rest if isinstance(t.init, str)}
+    foreign = {name + MASTER: name for name, _, _ in weights if name + MASTER not in parameter_of}
+    there = _index(path, OPTIMIZER)
+    optional = frozenset(parameter_of if not parameter_of.keys() & there.keys() else ())
+    sources = _sources(plan, path, OPTIMIZER, rest, optional=optional, spare=frozenset(foreign))
+    of_weight = {name: (name, file, key) for name, file, key in weights}
+    made = [(name, *of_weight[parameter_of[name]][1:]) for name in optional]
+    of_weight |= {foreign[n]: (foreign[n], file, n) for n, (file, _, _) in there.items() if n in foreign}
+    return [*of_weight.values(), *sources, *made]
 
 
 def load_weights(plan: Plan, crew: Crew, path: Path, *, known: frozenset[str] = frozenset()) -> None:
@@ -49,12 +69,13 @@ def _progress(path: Path) -> Progress:
 
 
 def _sources(
-    plan: Plan, path: Path, stem: str, wanted: list[StateTensor], *, optional: frozenset[str] = frozenset()
-) -> list[tuple[str, Path, str]]:
-    """(state tensor, file, name in it); names and shapes agree with the plan's, one for one."""
+    plan: Plan, path: Path, stem: str, wanted: list[StateTensor], *, optional: frozenset[str] = frozenset(),
+    spare: frozenset[str] = frozenset(),
+) -> list[Source]:  # fmt: skip
+    """Names and shapes agree with the plan's, one for one; the checkpoint may lack ``optional``, and have ``spare``."""
     found = _index(path, stem)
     tied = aliases(plan)
-    sources: list[tuple[str, Path, str]] = []
+    sources: list[Source] = []
     for tensor in wanted:
         names = [tensor.name, *(a for a, n in tied.items() if n == tensor.name)]
         name = next((n for n in names if n in found), None)
@@ -70,7 +91,7 @@ def _sources(
         if (code[0] in "FB") != (files.CODES[tensor.dtype][0] in "FB") or (code == "BOOL") != (tensor.dtype == "bool"):
             raise CheckpointError(f"{tensor.name!r} is {code} in checkpoint {path} and {tensor.dtype} in the plan")
         sources.append((tensor.name, file, name))
-    known = {t.name for t in wanted} | set(tied)
+    known = {t.name for t in wanted} | set(tied) | spare
     extra = next((name for name in found if name not in known), None)
     if extra is not None:
         raise CheckpointError(f"checkpoint {path} has {extra!r}, which the plan has not", hint=_origin(path))

@@ -76,6 +76,15 @@ def test_wrong_inputs_end_nothing() -> None:
         assert job.step(plans.batch()) == pytest.approx(plans.Reference().steps(1)[0], rel=1e-9)
 
 
+@pytest.mark.parametrize("lr", ["fast", float("nan"), float("inf"), -0.1, torch.ones(2)])
+def test_a_learning_rate_is_one_finite_number(lr: object) -> None:
+    with launch(plans.whole(), plans.Reference(), backend="inline") as job:
+        with pytest.raises(InputError, match="lr is"):
+            job.step(plans.batch(), lr=lr)  # type: ignore[arg-type]
+        assert job.steps == 0
+        assert not job.closed
+
+
 def test_questions_that_have_no_answer() -> None:
     with launch(plans.whole(), plans.Reference(), backend="inline") as job:
         with pytest.raises(UsageError, match="no gradients"):
