@@ -206,11 +206,11 @@ class Worker:
         return sum(self.state[name].numel() * self.state[name].element_size() for name in held)
 
     def memory(self) -> dict[str, int]:
-        """Bytes: ``state`` (on the device) and ``host`` (in its host's memory), ``arena`` (the end of its highest value),
-        ``caches`` (their mapped part), ``planned`` (the plan's peak), ``mapped`` (chunks of state, arena and caches now)
-        and ``most_mapped``, ``physical`` (what the system has given for them so far) and ``copied`` (what all bodies,
-        run once, write to the arena by copies); once measured, ``workspace`` (the most that a run had allocated beside
-        them) and ``peak``, the sum of state, arena and workspace."""
+        """Bytes: ``state`` (on the device) and ``host`` (in its host's memory), ``arena`` (the end of its highest
+        value), ``caches`` (their mapped part), ``planned`` (the plan's peak), ``mapped`` (chunks of state, arena and
+        caches now) and ``most_mapped``, ``physical`` (what the system has given for them so far) and ``copied`` (what
+        all bodies, run once, write to the arena by copies); once measured, ``workspace`` (the most that a run had
+        allocated beside them) and ``peak``, the sum of state, arena and workspace."""
         stats = self.storage.pool.stats()
         bodies = [body for e in self.entries.values() for body, _ in e.context.bodies.values()]
         found = {
