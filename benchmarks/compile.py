@@ -77,6 +77,38 @@ def megatron_175b(data: int = 8, batch: int = 1024) -> dict[str, float]:
     return _huge("gpt", "gpt3-175b", 8, 16, data, batch, 2048)
 
 
+def llama_405b() -> dict[str, float]:
+    """The shapes of Llama-3 405B (Grattafiori et al. 2024, table 3): tensor 8 × pipeline 16 × data 128, 2,048 sequences
+    of 8,192 tokens, bf16. On H200: without ZeRO a device needs 111 GiB."""
+    import torch
+    from torch import nn
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    import superscaler as ss
+
+    start, wall = cpu(), time.perf_counter()
+    config = LlamaConfig(
+        vocab_size=128256, hidden_size=16384, intermediate_size=53248, num_hidden_layers=126, num_attention_heads=128,
+        num_key_value_heads=8, max_position_embeddings=8192, rope_theta=500000.0, use_cache=False,
+    )  # fmt: skip
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model: nn.Module = LlamaForCausalLM(config)
+        ids = torch.zeros(2048, 8192, dtype=torch.long)
+    script = ss.plans.recompute(ss.plans.megatron(data=128, tensor=8, pipeline=16, microbatches=16))
+    plan = ss.compile(
+        model, (), {"input_ids": ids, "labels": ids}, cluster=ss.Cluster.preset("h200", devices=16384), plan=script,
+        optimizer=ss.AdamW(clip_norm=1.0), loss=lambda output: output.loss, dtype="bf16", evaluate=False,
+        progress=lambda m: print(f"    {time.perf_counter() - wall:6.1f} s  {m}", file=sys.stderr),
+    )  # fmt: skip
+    return {
+        "cpu_seconds": cpu() - start,
+        "wall_seconds": time.perf_counter() - wall,
+        "rss_gib": _rss(),
+        "plan_mb": _size(plan),
+    }
+
+
 def _huge(name: str, preset: str, tensor: int, pipeline: int, data: int, batch: int, seq: int) -> dict[str, float]:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -143,6 +175,7 @@ CASES: dict[str, Callable[[], dict[str, float]]] = {
     "gpt2-mixed-64": lambda: gpt2(64),
     "gpt3-175b-1024": megatron_175b,
     "gpt3-175b-16384": lambda: megatron_175b(data=128, batch=128 * 128),
+    "llama3-405b-16384": llama_405b,
     "alphafold2-128": lambda: published("alphafold2", "published", "recompute:ops=all+dap:ways=8,data=16", 128, 128),
     "swin-coshard-32": lambda: published(
         "swin", "coshard-56", "co_shard:parts=4,small=64,tensor=8,pipeline=4,microbatches=256", 32, 256
@@ -152,6 +185,7 @@ BARS = {
     "gpt2-mixed-64": "cpu_seconds <= 5; <= 1.5 x 8 devices",
     "gpt3-175b-1024": "wall <= 60 s, rss <= 4 GiB, plan <= 20 MB",
     "gpt3-175b-16384": "wall <= 2 x that of 1,024",
+    "llama3-405b-16384": "compiles, checked",
     "alphafold2-128": "<= 30 s, checked",
     "swin-coshard-32": "<= 30 s, checked",
 }
