@@ -345,6 +345,14 @@ class Lowering:
             hint="microbatches=1 (data parallelism alone is exact)",
         )
 
+    def _refuse_turns(self, tensor: str, reader: Op | None = None) -> PlanError:
+        op = reader or self.graph.producer[tensor]
+        return PlanError(
+            f"parts of {op.name} cannot share a device: {tensor!r} is made in other turns than it is read",
+            f"at {op.source or 'unknown line'} ({op.function or op.target} in {op.module or 'the model'})",
+            hint="one part per device, or the same dim for the ops around it",
+        )
+
     # --- space ------------------------------------------------------------------------------------------------------
 
     def reshard(self, number: int, layout: Layout, body: Body, reader: Op | None = None) -> int:
@@ -360,6 +368,8 @@ class Lowering:
             return self._to_partial(number, layout, body)
         now = number
         for move in moves(self.space, self.graph.tensor[have.tensor].shape, have.layout, layout):
+            if move.kind != "slice" and any(self.space.axis(axis).kind == "time" for axis in move.axes):
+                raise self._refuse_turns(have.tensor, reader)
             done = body.found(have.tensor, move.layout)
             if done is None:
                 kept = move.kind != "slice" or self.graph.tensor[have.tensor].kind == "activation"
@@ -391,6 +401,8 @@ class Lowering:
         partial = {a for a, s in layout.states if isinstance(s, Partial) and have.layout.state(a) != s}
         complete = self.reshard(number, layout.without(*partial), body)
         axes = tuple(a for a, _ in layout.states if a in partial)
+        if any(self.space.axis(a).kind == "time" for a in axes):
+            raise self._refuse_turns(have.tensor)
         done = self.define(body, have.tensor, layout)
         at = body.at if self._turns_of(done, body) else ()
         body.steps.append(Mask(complete, done, axes, at))
@@ -446,13 +458,16 @@ class Lowering:
     def _put_together(self, tensor: str, axis: str, body: Body, wholes: dict[str, int]) -> None:
         number = body.versions(tensor)[0]
         value = self.values[number]
+        state = value.layout.state(axis)
+        if isinstance(state, Partial) and state.kind != "sum":
+            raise self._refuse_turns(tensor)
         if tensor not in wholes:
             layout = value.layout.without(axis)
             wholes[tensor] = self.value(tensor, layout, body.over)
             body.here[tensor, layout] = wholes[tensor]
             self.made.setdefault((tensor, layout.mesh), []).append((wholes[tensor], body.key))
             self.settled.add(wholes[tensor])
-        kind = Accumulate if isinstance(value.layout.state(axis), Partial) else Collect
+        kind = Accumulate if isinstance(state, Partial) else Collect
         body.steps.append(kind(number, wholes[tensor], at=body.at))
 
     def comm(self) -> int:
