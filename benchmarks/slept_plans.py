@@ -139,7 +139,7 @@ def ends_apart(stages: int, microbatches: int) -> ss.PlanScript:
 
 def interlaced(steps: int) -> Iterator[Line]:
     """Interlaced beside 1F1B."""
-    links = communication(interlaced_and_1f1b("vocab-2m", WORKERS, None)[1])
+    links = communication(interlaced_and_1f1b("vocab-2m", WORKERS, None, spread=0.0)[1])
     for preset, workers in (("vocab-512k", 4), ("vocab-1024k", 8), ("vocab-1536k", 16), ("vocab-2m", 32)):
         _, ours, theirs = interlaced_and_1f1b(preset, workers, links)
         text = f"{planned(theirs) / planned(ours):.2f} × ({planned(theirs):.0f} to {planned(ours):.0f} ms)"
@@ -155,9 +155,11 @@ def interlaced(steps: int) -> Iterator[Line]:
     yield as_simulated("vocab-2m: 1F1B beside it", beside, planned(theirs))
 
 
-def interlaced_and_1f1b(preset: str, workers: int, links: Profile | None) -> tuple[nn.Module, Plan, Plan]:
+def interlaced_and_1f1b(
+    preset: str, workers: int, links: Profile | None, *, spread: float = SPREAD
+) -> tuple[nn.Module, Plan, Plan]:
     """A model in the proportions of ``preset`` with both plans."""
-    model = Huge(2 * workers, workers * SPREAD, shares(preset))
+    model = Huge(2 * workers, workers * spread, shares(preset))
     ids = torch.randint(0, WORDS, (MICROBATCHES,))
     scripts = ss.plans.interlaced(workers, 1, MICROBATCHES), ends_apart(workers, MICROBATCHES)
     ours, theirs = (compiled(model, (ids, ids), script, workers, links) for script in scripts)
@@ -187,7 +189,8 @@ def three_f_one_b(steps: int) -> Iterator[Line]:
     """3F1B beside flushed phases of the same work."""
     x = torch.randn(SAMPLES, WIDTH)
     model, once = (Recycling(STAGES, MILLISECONDS, cycles) for cycles in (CYCLES, 1))
-    links = communication(compiled(once, (x,), ss.plans.pipeline(STAGES, SAMPLES), STAGES, None))
+    quick = Recycling(STAGES, 0.0, 1)
+    links = communication(compiled(quick, (x,), ss.plans.pipeline(STAGES, SAMPLES), STAGES, None))
     ours = compiled(model, (x,), ss.plans.three_f_one_b(STAGES, SAMPLES), STAGES, links)
     phases = compiled(once, (x,), ss.plans.pipeline(STAGES, SAMPLES), STAGES, links, evaluate=True)
 
@@ -216,7 +219,7 @@ def three_f_one_b(steps: int) -> Iterator[Line]:
 
 
 def communication(plan: Plan) -> Profile:
-    """What communication takes between the workers of a plan on this machine, measured."""
+    """What communication takes between the workers of a plan (without sleeps) on this machine, measured."""
     with tempfile.TemporaryDirectory() as folder:
         found = ss.profile(plan, path=Path(folder) / "profile.json", repeats=1)
     return msgspec.structs.replace(found, ops={}, blocks={})
