@@ -18,6 +18,7 @@ import msgspec
 from superscaler.errors import PlanError, SplitError
 from superscaler.ir.check import check
 from superscaler.ir.cluster import Cluster
+from superscaler.ir.entry import MASTER
 from superscaler.ir.graph import Graph, Tensor
 from superscaler.ir.layout import Axis, Mesh, Space
 from superscaler.ir.plan import Entry, Plan, StateTensor
@@ -30,7 +31,6 @@ from superscaler.scheduler.profile import Profile, load_profile, profile_path, s
 from superscaler.scheduler.simulate import simulate
 from superscaler.transforms.assemble import with_state
 from superscaler.transforms.optimize import Optimizer, with_optimizer
-from superscaler.transforms.precision import MASTER
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import superscaler as ss
+from superscaler.ir.entry import MASTER
 from superscaler.ir.plan import Plan
 from superscaler.ir.program import Accumulate, Collective
 from superscaler.models import build
 from superscaler.runtime.job import Job
 from superscaler.runtime.ops import function
-from superscaler.transforms.precision import MASTER
 
 ADAM = ss.AdamW(lr=3e-3, clip_norm=1.0)
 PLANS = [

@@ -11,6 +11,9 @@ from superscaler.ir.graph import Graph
 from superscaler.ir.layout import Layout, Space
 from superscaler.ir.program import Definition, Grouping, Program, Route
 
+MASTER = ".master"
+"""What the name of a parameter's float32 copy ends in."""
+
 
 class Certificate(msgspec.Struct, frozen=True):
     """How good a schedule is known to be. Times in microseconds; ``gap`` = (makespan - bound) / makespan."""

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 from superscaler.errors import CheckpointError
+from superscaler.ir.entry import MASTER
 from superscaler.ir.plan import Plan, StateTensor
 from superscaler.runtime import files
 from superscaler.runtime.checkpoint import OPTIMIZER, PROGRESS, WEIGHTS, Progress
 from superscaler.runtime.crew import Crew
 from superscaler.runtime.initial import aliases, copied, source_of
-from superscaler.transforms.precision import MASTER
 
 Source = tuple[str, Path, str]
 """A state tensor, a file, and its name in it."""

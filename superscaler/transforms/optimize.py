@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import msgspec
 
 from superscaler.errors import UsageError
+from superscaler.ir.entry import MASTER
 from superscaler.ir.graph import Graph, Op, Tensor
-from superscaler.transforms.precision import HALF, MASTER, wide, with_wide_gradients
+from superscaler.transforms.precision import HALF, wide, with_wide_gradients
 
 
 class Group(msgspec.Struct, frozen=True):

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import msgspec
 
+from superscaler.ir.entry import MASTER
 from superscaler.ir.graph import Graph, Op, Tensor
 
 HALF = ("bfloat16", "float16")
 WIDE = "float32"
-MASTER = ".master"
-"""What the name of a parameter's float32 copy ends in."""
 
 _THROUGH = ("superscaler.reshape", "aten.permute.default", "superscaler.add_n")
 

@@ -7,7 +7,7 @@ from math import prod
 
 from superscaler.ir.check import limits
 from superscaler.ir.check.fault import Place, fault
-from superscaler.ir.entry import Contents, StateTensor
+from superscaler.ir.entry import MASTER, Contents, StateTensor
 from superscaler.ir.graph import ITEMSIZE
 from superscaler.ir.layout import Layout, Mesh, Partial, Shard, Space
 
@@ -151,7 +151,7 @@ def _begins(state: StateTensor, parameters: Mapping[str, tuple[int, ...]]) -> bo
         return state.init == state.kind
     if isinstance(state.init, str):
         what, _, name = state.init.partition(":")
-        own = state.kind == "optimizer" and state.name.startswith(f"{name}.")
+        own = state.kind == "optimizer" and state.name == name + MASTER
         return what == "parameter" and own and parameters.get(name) == state.shape
     return state.init == 0.0
 

@@ -78,11 +78,6 @@ def difference(one: dict[str, list[torch.Tensor]], other: dict[str, list[torch.T
     return ""
 
 
-def begins(plan: Plan) -> dict[str, str | float]:
-    """State -> how it starts."""
-    return {state.name: state.init for state in plan.state}
-
-
 def verdict(document: Any) -> Plan | None:
     """The plan, if it is one and the check lets it pass."""
     try:
@@ -107,8 +102,8 @@ def test_what_passes_computes_the_same(kind: tuple[str, int, bool]) -> None:
     for _ in range(1000):
         place, document = mutations.draw()
         plan = verdict(document)
-        if plan is None or begins(plan) != begins(given.plan):
-            continue  # where training starts is the plan's choice, not the Graph's
+        if plan is None:
+            continue
         passed += 1
         try:
             found = difference(expected, given.run(plan))
