@@ -164,7 +164,7 @@ def gradient_not_reduced(plan: Plan, rng: random.Random) -> Plan | None:
     return bypassed(plan, rng.choice(found)) if found else None
 
 
-@injects("missing gather", "missing collective", *BYPASSED)
+@injects("missing gather", "missing collective", "missing result", *BYPASSED)
 def missing_gather(plan: Plan, rng: random.Random) -> Plan | None:
     found = collectives(plan, "all_gather", "all_to_all")
     return bypassed(plan, rng.choice(found)) if found else None

@@ -309,7 +309,7 @@ def masked_wrongly(plan: Plan, rng: random.Random) -> Plan | None:
     return with_step(plan, spot, replace(spot.step(plan), axes=tuple(axes)))
 
 
-@injects("sliced from the wrong value", "wrong region", "wrong tensor", *LAYOUT)
+@injects("sliced from the wrong value", "wrong region", "wrong tensor", "host value", *LAYOUT)
 def sliced_from_another(plan: Plan, rng: random.Random) -> Plan | None:
     found = []
     for spot in spots(plan, Slice):
@@ -395,7 +395,7 @@ def missing_commit(plan: Plan, rng: random.Random) -> Plan | None:
     return with_step(plan, rng.choice(found)) if found else None
 
 
-@injects("wrong state committed", "missing commit", "wrong commit", "duplicated commit")
+@injects("wrong state committed", "missing commit", "wrong commit", "duplicated commit", "no buffer")
 def wrong_commit(plan: Plan, rng: random.Random) -> Plan | None:
     """A state tensor is given another one's new content, of the same shape."""
     found = list(spots(plan, Commit))
