@@ -1,4 +1,4 @@
-"""Plans that do not apply to a model, or to a cluster, are refused before anything runs; with what, why, what to try."""
+"""Plans that do not apply to a model, or to a cluster, are refused before anything runs: what, why, what to try."""
 
 from __future__ import annotations
 

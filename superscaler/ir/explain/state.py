@@ -19,10 +19,11 @@ def explain_state(plan: Contents, tensor: StateTensor) -> Explanation:
     space, size = plan.space, ITEMSIZE[tensor.dtype]
     for length in tensor.shape:
         size *= length
+    where = "in host memory beside" if tensor.memory == "host" else "on"
     return explanation(
         f"{tensor.kind} {tensor.name}: {list(tensor.shape)} of {tensor.dtype}, {bytes_text(size)}",
         lives=[
-            f"{'in host memory beside' if tensor.memory == 'host' else 'on'} {tensor.layout.mesh}, {layout_words(tensor.layout, space)}; {_start(tensor)}",
+            f"{where} {tensor.layout.mesh}, {layout_words(tensor.layout, space)}; {_start(tensor)}",
             *holders(tensor.layout, tensor.shape, tensor.dtype, space),
         ],
         is_read=_lines(e for e in events(plan, {tensor.name}) if e.verb != "makes"),
