@@ -101,7 +101,7 @@ def drawn(draw: st.DrawFn) -> tuple[dict[str, int], int, str, int]:
     data = draw(st.integers(1, min(3, batch)))
     micro = draw(st.integers(1, max(1, batch // data)))
     pipeline = draw(st.integers(1, min(2, layers)))
-    tensor = draw(st.integers(1, min(4, heads, 8 // (data * pipeline))))
+    tensor = draw(st.integers(1, min(4, 8 // (data * pipeline))))
     schedule = draw(st.sampled_from(["gpipe", "1f1b", "solve"]))
     plan = f"megatron:data={data},tensor={tensor},pipeline={pipeline},microbatches={micro},schedule={schedule}"
     plan += ",sequence=" + draw(st.sampled_from(["true", "false"]))

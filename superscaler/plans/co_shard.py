@@ -36,9 +36,14 @@ def co_shard(
             raise PlanError(f"co_shard: no linear layer in modules {modules!r}", hint="modules='*'")
         again = [op for layer in p.layers(inner) for op in large(p, layer, small)]
         axis = p.turns([*again, *(reader for op in again for reader in p.readers(op))], parts)
-        for op in inner:
-            if p.family(op) == "attention":
-                p.prefer(op, "h", parts, axis=axis)
+        for op in (op for op in inner if p.family(op) == "attention"):
+            if p.size(op, "h") < parts * tensor:
+                raise PlanError(
+                    f"attention of {p.size(op, 'h')} heads cannot be split {parts * tensor} ways",
+                    f"at {op.source or 'unknown line'} (in {op.module or 'the model'})",
+                    hint=f"parts × tensor of {p.size(op, 'h')} or less",
+                )
+            p.prefer(op, "h", parts, axis=axis)
         for op in filter(lambda op: inside(p, op), linears):
             p.prefer(op, "o", parts, axis=axis)
         if parts > 1:

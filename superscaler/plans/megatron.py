@@ -3,7 +3,6 @@
 Shoeybi et al. 2019 (tensor), Narayanan et al. 2021 (pipeline), Korthikanti et al. 2022 (sequence).
 """
 
-from superscaler.errors import PlanError
 from superscaler.plans.placement import pipeline_stages, placement_for, stages_per_device
 from superscaler.plans.planner import Planner, PlanScript
 
@@ -39,18 +38,13 @@ def megatron(
 
 
 def tensor_parallel(p: Planner, ways: int, sequence: bool) -> None:
-    """Whole heads per device, then column-parallel linears; what follows a column becomes its row.
+    """Whole heads per device (where there are fewer, another dim), then column-parallel linears; what follows a column
+    becomes its row.
 
     The vocabulary is split too: embedding and head. Each wish counts only where those before it decided nothing, so a
     linear that reads what a column-parallel one wrote has been split along its contraction already.
     """
     for op in p.of_family("attention"):
-        if p.size(op, "h") < ways:
-            raise PlanError(
-                f"attention of {p.size(op, 'h')} heads cannot be split {ways} ways",
-                f"at {op.source or 'unknown line'} (in {op.module or 'the model'})",
-                hint=f"tensor={p.size(op, 'h')} or fewer; more data or pipeline parallelism instead",
-            )
         p.prefer(op, "h", ways, axis="tensor")
     for op in p.of_family("gather"):
         if "v" in p.dims(op) and p.depends_on_input(op):

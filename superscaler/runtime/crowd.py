@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 from time import perf_counter
 from typing import Any
 
@@ -31,6 +31,8 @@ from superscaler.scheduler.keys import Keys, move_key
 
 MOST = 16  # workers that are measured together
 _ROUND = 0.8  # seconds in which a number of workers compute together
+_TIMES = 22  # repetitions of a collective
+_WORK = 0.005  # seconds of work between two collectives, at most
 _LIMIT = 300.0  # seconds for all of it
 
 
@@ -79,8 +81,9 @@ def _main(worker: int, port: int, path: str) -> None:
     connect(worker, workers, "127.0.0.1", port, device=torch.device("cpu"), limit=_LIMIT)
     try:
         with torch.no_grad():
-            moves = _moves(plan, worker, workers)
-            slowdown = _together(plan, worker, workers)
+            seconds = _together(plan, worker, workers)
+            slowdown = {busy: max(1.0, taken / seconds[1]) if seconds[1] else 1.0 for busy, taken in seconds.items()}
+            moves = _moves(plan, worker, workers, _Between(_shared(seconds[1] / max(1, _count(plan)))), slowdown)
     finally:
         disconnect()
     if worker == 0:
@@ -103,8 +106,48 @@ def collectives(plan: Plan) -> dict[tuple[str, int, int], str]:
     return found
 
 
-def _moves(plan: Plan, worker: int, workers: int) -> dict[str, float]:
-    """Every distinct collective that the first workers can form the group of."""
+def _count(plan: Plan) -> int:
+    """Collectives in a run of the first worker."""
+    program = plan.entries[_entry(plan)].programs[0]
+    steps = (step for item in program.order for step in program.blocks[item.block].steps)
+    return sum(isinstance(step, Collective) for step in steps)
+
+
+def _entry(plan: Plan) -> str:
+    return "train" if "train" in plan.entries else next(iter(plan.entries))
+
+
+def _shared(seconds: float) -> float:
+    """The first worker's figure, on all."""
+    figure = torch.tensor([seconds], dtype=torch.float64)
+    dist.broadcast(figure, 0)
+    return float(figure)
+
+
+class _Between:
+    """What a worker computes between two collectives: products for about so many seconds, at most :data:`_WORK`.
+
+    Workers that have computed do not arrive together, and have to be woken: a collective costs them more than when
+    it is repeated without a pause.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.matrix = torch.zeros(96, 96)
+        start = perf_counter()
+        for _ in range(200):
+            torch.mm(self.matrix, self.matrix)
+        one = (perf_counter() - start) / 200
+        self.times = round(_shared(min(seconds, _WORK) / one))
+
+    def __call__(self) -> None:
+        for _ in range(self.times):
+            torch.mm(self.matrix, self.matrix)
+
+
+def _moves(
+    plan: Plan, worker: int, workers: int, between: Callable[[], None], slowdown: dict[int, float]
+) -> dict[str, float]:
+    """Every distinct collective that the first workers can form the group of: what it adds to their work."""
     entries = {name: msgspec.structs.replace(entry, groupings=()) for name, entry in plan.entries.items()}
     comm = DistributedComm(msgspec.structs.replace(plan, entries=entries), worker, limit=_LIMIT)
     found: dict[str, float] = {}
@@ -116,7 +159,10 @@ def _moves(plan: Plan, worker: int, workers: int) -> dict[str, float]:
             comm.groups[group] = dist.new_group(list(group))
         dist.barrier()
         if worker in group:
-            found[move_key(kind, ways, size)] = _median(_collective(comm, kind, group, size, dtype, number))
+            collective = _collective(comm, kind, group, size, dtype, number)
+            added = max(_seconds(between, collective) - _seconds(between), _seconds(collective))
+            # Simulation slows down what workers do side by side, this included.
+            found[move_key(kind, ways, size)] = added / slowdown.get(ways, 1.0)
         dist.barrier()
     return found
 
@@ -143,13 +189,15 @@ def _collective(comm: Comm, kind: str, group: Group, size: int, dtype: str, numb
     return run
 
 
-def _median(run: Callable[[], None]) -> float:
+def _seconds(*acts: Callable[[], None]) -> float:
+    """What doing all of it once takes, on average over repetitions; the slowest do not count."""
     found: list[float] = []
-    for _ in range(13):
+    for _ in range(_TIMES):
         start = perf_counter()
-        run()
+        for act in acts:
+            act()
         found.append(perf_counter() - start)
-    return median(found[3:])
+    return fmean(sorted(found[2:])[: -_TIMES // 10])
 
 
 class _Alone:
@@ -157,8 +205,8 @@ class _Alone:
 
 
 def _together(plan: Plan, worker: int, workers: int) -> dict[int, float]:
-    """Rehearse the first worker's part of the plan in 1, 2, … processes at once."""
-    name = "train" if "train" in plan.entries else next(iter(plan.entries))
+    """Seconds of the first worker's part of the plan, rehearsed in 1, 2, … processes at once."""
+    name = _entry(plan)
     alone: Any = _Alone()
     rehearsal = Rehearsal(alone)
     mine = make_worker(plan, 0, rehearsal, WorkerOptions("cpu"))
@@ -172,8 +220,7 @@ def _together(plan: Plan, worker: int, workers: int) -> dict[int, float]:
             dist.barrier()
     finally:
         mine.close()
-    first = found.get(1, 1.0)
-    return {busy: max(1.0, seconds / first) for busy, seconds in found.items()} if first else {}
+    return found
 
 
 def _rate(run: Callable[[], None]) -> float:

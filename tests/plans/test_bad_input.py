@@ -20,8 +20,8 @@ def compiled(model: str, plan: str, devices: int, batch: int = 8, **options: obj
 @pytest.mark.parametrize(("model", "plan", "devices", "error", "says"), [
     ("gpt", "three_f_one_b:stages=2", 2, PlanError, "nothing to recycle"),
     ("swin", "interlaced:stages=2", 2, PlanError, "no embedding and head"),
-    ("gpt", "megatron:tensor=8", 8, PlanError, "attention of 4 heads cannot be split 8 ways"),
-    ("gpt", "zero:level=3,data=2,tensor=8", 16, PlanError, "attention of 4 heads cannot be split 8 ways"),
+    ("gpt", "co_shard:parts=8", 1, PlanError, "attention of 4 heads cannot be split 8 ways"),
+    ("gpt", "co_shard:parts=3,tensor=2", 2, PlanError, "attention of 4 heads cannot be split 6 ways"),
     ("gpt", "dap:ways=2", 2, PlanError, "no rows and columns"),
     ("alphafold2", "dap:ways=8", 8, PlanError, "8 ways, but rows or columns of only 6"),
     ("gpt", "megatron:data=2,tensor=2,pipeline=2", 4, SuperscalerError, "8 devices"),
