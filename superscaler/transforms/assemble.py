@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
+from functools import lru_cache
+from itertools import product
 from math import prod
 
 import msgspec
@@ -291,6 +293,7 @@ def _merge(
     return [*merged, *(entry[4:] for entry in reversed(comms))]
 
 
+@lru_cache(maxsize=65536)
 def held(shape: tuple[int, ...], dtype: str, layout: Layout, space: Space, workers: tuple[int, ...]) -> int:
     """Bytes of the largest part of a tensor that any of ``workers`` holds, at any time index."""
     numel = prod(shape)
@@ -298,15 +301,19 @@ def held(shape: tuple[int, ...], dtype: str, layout: Layout, space: Space, worke
         for axis, state in layout.states:
             numel //= space.axis(axis).ways if isinstance(state, Shard) else 1
         return numel * ITEMSIZE[dtype]
-    mesh = space.mesh(layout.mesh)
-    times = [a for a, _ in layout.states if space.axis(a).kind == "time"]
-    most = 0
-    for worker in workers:
-        coords = [dict(mesh.coords(worker))]
-        for axis in times:
-            coords = [{**c, axis: j} for c in coords for j in range(space.axis(axis).ways)]
-        most = max(most, *(space.region(shape, layout, c).volume for c in coords))
-    return most * ITEMSIZE[dtype]
+    axes = tuple(name for name, state in layout.states if isinstance(state, Shard))
+    parts = _parts_of(layout.mesh, axes, space, workers)
+    return max(space.region(shape, layout, part).volume for part in parts) * ITEMSIZE[dtype]
+
+
+@lru_cache(maxsize=256)
+def _parts_of(mesh: str, axes: tuple[str, ...], space: Space, workers: tuple[int, ...]) -> list[dict[str, int]]:
+    """The distinct coordinates along ``axes`` that ``workers`` have, at any time index."""
+    times = [a for a in axes if space.axis(a).kind == "time"]
+    coords = (space.mesh(mesh).coords(worker) for worker in workers)
+    places = {tuple((a, c[a]) for a in axes if a not in times) for c in coords}
+    indices = list(product(*(range(space.axis(a).ways) for a in times)))
+    return [{**dict(place), **dict(zip(times, index, strict=True))} for place in sorted(places) for index in indices]
 
 
 def _even(layout: Layout, space: Space) -> bool:
