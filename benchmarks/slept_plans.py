@@ -71,7 +71,7 @@ class Layer(nn.Module):
 
 # --- interlaced ------------------------------------------------------------------------------------------------------
 
-WORKERS, MICROBATCHES, SPREAD = 8, 16, 400.0
+WORKERS, MICROBATCHES, SPREAD = 8, 16, 500.0
 """``WORKERS``: fewer than the 32 of the experiment, which is to the advantage of 1F1B. ``SPREAD``: milliseconds that a
 forward of one micro-batch takes each worker if all is spread evenly. Long, because workers that share two cores take
 milliseconds for what takes the devices of such a model microseconds."""
