@@ -212,7 +212,7 @@ def three_f_one_b(steps: int) -> Iterator[Line]:
     text = f"{bubbles[0]:.1%} and {bubbles[1]:.1%} (its bound: {1 - work / least:.1%})"
     yield Line("bubble, beside that of flushed phases", "below", text, bubbles[0] < bubbles[1])
     yield as_simulated("3F1B", mine, planned(ours))
-    yield Line("flushed phases: step, simulated", "", f"{beside:.1f} for {apart:.1f} ms", None)
+    yield as_simulated("flushed phases beside it", beside, apart)
 
 
 # --- both ------------------------------------------------------------------------------------------------------------
