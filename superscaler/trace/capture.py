@@ -52,6 +52,13 @@ class Tracing:
             self._enter(stack, entry.model, repeats, rehearsing=True)
             entry(*tensors)
 
+    def refuse_memory(self, entry: Any, tensors: Sequence[Tensor]) -> None:
+        """Where a forward changes numbers or names that its modules hold, see whether the next would differ by them."""
+        if entry.changed:
+            with contextlib.ExitStack() as stack:
+                self._enter(stack, entry.model, None, rehearsing=True)
+                entry.refuse_memory(*tensors)
+
     def _enter(
         self, stack: contextlib.ExitStack, model: nn.Module, repeats: Repeats | None, *, rehearsing: bool
     ) -> None:

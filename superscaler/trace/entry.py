@@ -12,23 +12,25 @@ from torch.utils import _pytree as pytree
 
 from superscaler.errors import TraceError
 from superscaler.trace.inputs import Inputs, path_key
+from superscaler.trace.remembered import OWN, Key, differing, memory_of, refuse_what_changes_again
 
 Mode = Literal["train", "eval"]
 Loss = Callable[[Any], Tensor]
-_OWN = frozenset(vars(nn.Module()))
 
 
 class Entry(nn.Module):
     """``forward(*tensors)`` gives the loss alone in training; every named result in evaluation.
 
     ``names`` are those of the results, known once it has run. It may run several times: what a forward leaves on its
-    modules (caches, say) is gone before the next. ``anchor``: see :class:`.repeats.Repeats`.
+    modules (caches, say) is gone before the next; ``changed`` names what was of it. ``anchor``: see
+    :class:`.repeats.Repeats`.
     """
 
     def __init__(self, model: nn.Module, inputs: Inputs, loss: Loss | None, mode: Mode) -> None:
         super().__init__()
         self.model = model
         self.names: tuple[str, ...] = ()
+        self.changed: list[Key] = []
         self.anchor: nn.Parameter | None = None
         self.running = False
         self._inputs = inputs
@@ -37,6 +39,7 @@ class Entry(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         args, kwargs = self._inputs.call(tensors)
+        before = memory_of(self.model)
         with _unchanged(self.model):
             self.running = True
             try:
@@ -44,12 +47,19 @@ class Entry(nn.Module):
                 loss = self._loss(output) if self._loss is not None else _loss_of(output)
             finally:
                 self.running = False
+            self.changed = differing(before, memory_of(self.model))
             results = {} if loss is None and self._mode == "eval" else {"loss": _scalar(loss, output)}
             if self._mode == "eval":
                 results |= {name: value for name, value in _tensors_of(output).items() if value is not loss}
         self.names = tuple(results)
         # A result that shares memory with an input or with another result would be left out of the graph.
         return tuple(value.clone() for value in results.values())
+
+    def refuse_memory(self, *tensors: Tensor) -> None:
+        """Raise :class:`TraceError` for numbers, names and lists by which one forward would differ from the next."""
+        args, kwargs = self._inputs.call(tensors)
+        with _unchanged(self.model):
+            refuse_what_changes_again(self.model, self.changed, lambda: self.model(*args, **kwargs))
 
 
 @contextmanager
@@ -67,14 +77,14 @@ def _unchanged(model: nn.Module) -> Generator[None]:
                 setattr(model.get_submodule(owner), last, old)
     finally:
         for module, attributes in before:
-            for name in vars(module).keys() - attributes.keys() - _OWN:
+            for name in vars(module).keys() - attributes.keys() - OWN:
                 del vars(module)[name]
             vars(module).update(attributes)
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
     """What a module holds beside its parameters, buffers and submodules; lists and dicts copied."""
-    own = {name: value for name, value in vars(module).items() if name not in _OWN}
+    own = {name: value for name, value in vars(module).items() if name not in OWN}
     return {name: copy.copy(value) if type(value) in (list, dict) else value for name, value in own.items()}
 
 

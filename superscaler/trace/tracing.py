@@ -89,7 +89,9 @@ def trace(
     state = _shared_names(copied)
     tracing = Tracing(fake, dtype == "f64", "position_ids" in inputs.tensors)
     tensors = [fake_like(tensor, fake, kind) for tensor in inputs.tensors.values()]
-    draft = _drafted(Entry(copied, inputs, loss, mode), tensors, inputs, state, tracing)
+    entry = Entry(copied, inputs, loss, mode)
+    draft = _drafted(entry, tensors, inputs, state, tracing)
+    tracing.refuse_memory(entry, tensors)
     traced = Traced(finish(draft), {**state, **{name: (name,) for name in draft.held}})
     if mode == "train" and not traced.graph.gradients:
         raise TraceError(

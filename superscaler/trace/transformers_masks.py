@@ -51,12 +51,14 @@ def installed(*, position_ids: bool) -> Generator[None]:
     modeling.AttentionInterface.register(NAME, _attention)
     masking.AttentionMaskInterface.register(NAME, _mask)
     transformers_experts.register(NAME)
-    search = masking.find_packed_sequence_indices
+    base: Any = modeling.PreTrainedModel
+    search, warn = masking.find_packed_sequence_indices, base.warn_if_padding_and_no_attention_mask
     masking.find_packed_sequence_indices = _refuse_packed if position_ids else lambda position_ids: None
+    base.warn_if_padding_and_no_attention_mask = lambda self, input_ids, attention_mask: None  # it looks at values
     try:
         yield
     finally:
-        masking.find_packed_sequence_indices = search
+        masking.find_packed_sequence_indices, base.warn_if_padding_and_no_attention_mask = search, warn
 
 
 def _refuse_packed(position_ids: Tensor) -> None:

@@ -130,6 +130,11 @@ def test_padding_is_a_mask_over_keys_only(build: Any) -> None:
             assert traced.graph.tensor[op.inputs[3]].shape == (3, 1, 1, 7)
 
 
+def test_a_warning_that_looks_for_padding_is_left_out() -> None:
+    torch.manual_seed(0)
+    assert_same_as_torch(gpt2(pad_token_id=0), kwargs=language_batch())
+
+
 @pytest.mark.parametrize("build", [gpt2, llama, bert, t5])
 def test_evaluation(build: Any) -> None:
     torch.manual_seed(0)
