@@ -136,6 +136,25 @@ def bags() -> Case:
     return Bags(), (ids, torch.rand(BATCH, 5))
 
 
+@case
+def cells() -> Case:
+    """Recurrent cells in a loop: gates are parts of one tensor."""
+
+    class Cells(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.gru = nn.LSTMCell(6, 5), nn.GRUCell(5, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h, c, g = x.new_zeros(len(x), 5), x.new_zeros(len(x), 5), x.new_zeros(len(x), 4)
+            for t in range(2):
+                h, c = self.lstm(x[:, t], (h, c))
+                g = self.gru(h, g)
+            return g.square().mean() + c.mean()
+
+    return Cells(), (torch.randn(BATCH, 2, 6),)
+
+
 PLANS = [
     ("data_parallel:ways=2,microbatches=3", 2),
     ("pipeline:stages=3,microbatches=2", 3),

@@ -81,6 +81,11 @@ def test_sizes_baked_into_arguments_keep_their_dims_whole() -> None:
     assert not any(not dim.whole for dim in got.dims.values())
 
 
+def test_a_dim_whose_length_tells_how_many_results_there_are_is_whole() -> None:
+    rule = found(lambda x, n: x.split(n, 1), [(6, 8)], [(6, 2)] * 4, "$0", 2)
+    assert str(rule).startswith("a x0_1! -> a y0_1!, a y1_1!")
+
+
 def test_a_rule_of_small_shapes_serves_large_ones() -> None:
     got = found(torch.mm, [(49152, 12288), (12288, 50257)], [(49152, 50257)])
     assert {name: dim.size for name, dim in got.dims.items()} == {"a": 49152, "b": 12288, "c": 50257}

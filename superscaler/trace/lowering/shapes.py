@@ -185,8 +185,15 @@ LOWERINGS: dict[str, Lowering] = {
     "aten.slice_backward.default": _slice_backward,
     "aten.select.int": _select,
     "aten.select_backward.default": _select_backward,
-    "aten.split.Tensor": _split,
-    "aten.split_with_sizes.default": _split,
+    **dict.fromkeys(
+        (
+            "aten.split.Tensor",
+            "aten.split_with_sizes.default",
+            "aten.unsafe_split.Tensor",
+            "aten.unsafe_split_with_sizes.default",
+        ),
+        _split,
+    ),
     "aten.unbind.int": _unbind,
     "aten.cat.default": _cat,
     "aten.stack.default": _stack,

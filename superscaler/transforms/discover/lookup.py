@@ -19,15 +19,17 @@ from superscaler.transforms.discover.trial import Function, Trial, function_of, 
 
 _SECONDS = 60.0  # of one child
 _DEATHS = 32  # children that one op may end
+_REVISION = 2  # of the search: what an earlier one found is not used
 
 
 def version_of(target: str) -> str:
-    """Torch's version, and that of the package whose name the op's namespace is."""
+    """Torch's version, that of the package whose name the op's namespace is, and that of the search itself."""
     room = target.partition(".")[0]
     try:
-        return f"torch {torch.__version__}, {room} {version(room)}"
+        owner = f", {room} {version(room)}"
     except PackageNotFoundError:
-        return f"torch {torch.__version__}"
+        owner = ""
+    return f"torch {torch.__version__}{owner}, search {_REVISION}"
 
 
 def discover(

@@ -9,7 +9,7 @@ from itertools import combinations, islice, pairwise, product
 import torch
 from torch import Tensor
 
-from superscaler.transforms.discover.trial import FAILURES, Outputs, Trial
+from superscaler.transforms.discover.trial import FAILURES, Trial
 
 Cut = dict[int, int]  # input -> the dim of it that is cut
 Way = tuple[str | int, ...]  # per output: the dim along which parts concatenate, or the kind of reduction
@@ -76,7 +76,9 @@ def _way(trial: Trial, cut: Cut, size: int) -> Way | None:
             parts = [trial.run(_cut(inputs, cut, a, b)) for a, b in pairwise(bounds)]
         except FAILURES:
             return None
-        here = set(product(*(_recombine(trial, w, p, b) for w, p, b in _aligned(whole, parts, bounds))))
+        if any(len(part) != len(whole) for part in parts):
+            return None
+        here = set(product(*(_recombine(trial, w, [p[k] for p in parts], bounds) for k, w in enumerate(whole))))
         ways = here if ways is None else ways & here
         if not ways:
             return None
@@ -86,12 +88,6 @@ def _way(trial: Trial, cut: Cut, size: int) -> Way | None:
 
 def _cut(inputs: Sequence[Tensor], cut: Cut, start: int, stop: int) -> list[Tensor]:
     return [x.narrow(cut[i], start, stop - start).contiguous() if i in cut else x for i, x in enumerate(inputs)]
-
-
-def _aligned(whole: Outputs, parts: list[Outputs], bounds: list[int]) -> list[tuple[Tensor, list[Tensor], list[int]]]:
-    if any(len(part) != len(whole) for part in parts):
-        return []
-    return [(w, [part[k] for part in parts], bounds) for k, w in enumerate(whole)]
 
 
 def _recombine(trial: Trial, whole: Tensor, parts: list[Tensor], bounds: list[int]) -> set[str | int]:
