@@ -15,7 +15,7 @@ from superscaler.api import compile, compile_graphs
 from superscaler.ir.cluster import Cluster
 from superscaler.ir.plan import Plan
 from superscaler.plans import PlanScript, parse
-from superscaler.runtime.launch import launch
+from superscaler.runtime.launch import Backend, launch
 from superscaler.trace import trace
 from superscaler.trace.promote import Float64Mode
 from superscaler.transforms.optimize import SGD, AdamW, Optimizer, with_optimizer
@@ -65,9 +65,9 @@ class Subject:
             self._expected[optimizer] = reference(self.model, self.args, self.kwargs, self.loss, optimizer)
         return self._expected[optimizer]
 
-    def run(self, plan: Plan) -> Result:
-        """Three steps of a compiled plan, in one process."""
-        return run(plan, self.model, self.args, self.kwargs)
+    def run(self, plan: Plan, backend: Backend = "inline") -> Result:
+        """Three steps of a compiled plan, in one process unless ``backend`` is another."""
+        return run(plan, self.model, self.args, self.kwargs, backend)
 
     def assert_exact(self, plan: PlanScript | str, devices: int, optimizer: Optimizer | None = None) -> Plan:
         """Compile, check and run ``plan`` in one process; loss, gradients and state after 3 steps as plain torch's."""
@@ -147,12 +147,14 @@ def reference(
     return Result(losses, gradients, start, parameters, dict(model.named_buffers()))
 
 
-def run(plan: Plan, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Result:
-    """Three steps of the plan's training entry, in one process."""
+def run(
+    plan: Plan, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], backend: Backend = "inline"
+) -> Result:
+    """Three steps of the plan's training entry."""
     start = {n: p.detach().clone() for n, p in model.named_parameters()}
     losses: list[float] = []
     gradients: dict[str, Tensor] = {}
-    with launch(plan, model, backend="inline") as job:
+    with launch(plan, model, backend=backend) as job:
         for step in range(STEPS):
             losses.append(job.step(*args, **kwargs))
             gradients = gradients if step else job.gradients()

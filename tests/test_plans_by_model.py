@@ -16,28 +16,32 @@ from tests.exact import Subject, compare
 
 ADAM = ss.AdamW(lr=1e-2, clip_norm=1.0)
 ONE = "data_parallel:ways=1"
+DEPTH = {"residues": 8, "sequences": 8, "extra_sequences": 8}
 SIZES: dict[str, dict[str, dict[str, object]]] = {
     "gpt": {
-        "even": {"layers": 8},
-        "odd": {"layers": 5, "heads": 5, "hidden": 35, "vocab": 53, "context": 13},
-        "dropout": {"dropout": 0.2},
+        "even": {"layers": 8, "heads": 6, "hidden": 48},
+        "odd": {"layers": 5, "heads": 7, "hidden": 35, "vocab": 53, "context": 13},
+        "dropout": {"dropout": 0.2, "heads": 6, "hidden": 48},
     },
     "swin": {
-        "even": {},
-        "odd": {"image": 30, "patch": 2, "window": 5, "hidden": 18, "depths": (3, 1), "heads": (3, 6), "classes": 7},
-        "dropout": {"dropout": 0.2, "drop_path": 0.2},
+        "even": {"hidden": 24, "heads": (6, 12)},
+        "odd": {"image": 30, "patch": 2, "window": 5, "hidden": 18, "depths": (3, 1), "heads": (9, 9), "classes": 7},
+        "dropout": {"dropout": 0.2, "drop_path": 0.2, "hidden": 24, "heads": (6, 12)},
     },
     "t5": {
-        "even": {"layers": 4},
-        "odd": {"layers": 3, "vocab": 251, "context": 13, "hidden": 27, "heads": 3, "head_size": 9, "ffn": 37},
-        "dropout": {"dropout": 0.2},
+        "even": {"layers": 4, "heads": 6},
+        "odd": {"layers": 3, "vocab": 251, "context": 13, "hidden": 27, "heads": 7, "head_size": 9, "ffn": 37},
+        "dropout": {"dropout": 0.2, "heads": 6},
     },
     "alphafold2": {
-        "even": {"residues": 8, "sequences": 8, "extra_sequences": 8, "blocks": 4},
-        "odd": {"residues": 9, "sequences": 5, "extra_sequences": 7, "blocks": 3, "msa_head_size": 3},
-        "dropout": {"dropout": 0.2, "pair_dropout": 0.2, "residues": 8, "sequences": 8, "extra_sequences": 8},
+        "even": {**DEPTH, "blocks": 4, "pair_heads": 4},
+        "odd": {
+            "residues": 9, "sequences": 5, "extra_sequences": 7, "blocks": 3, "msa_heads": 5, "msa_head_size": 3,
+            "pair_heads": 5,
+        },
+        "dropout": {**DEPTH, "dropout": 0.2, "pair_dropout": 0.2, "pair_heads": 4},
     },
-}
+}  # fmt: skip
 BATCH = {"even": 8, "odd": 9, "dropout": 8}
 ZERO = [
     ("zero:level=1,data=4", 4),

@@ -128,8 +128,15 @@ class Cluster(msgspec.Struct, frozen=True):
 
     def take(self, devices: int, count: int) -> list[list[int]]:
         """The first ``devices`` devices in ``count`` equal consecutive groups."""
+        if count < 1:
+            raise ClusterError(
+                f"a plan needs at least one group of devices, not {count}", hint="one stage: no pipeline"
+            )
         if devices > self.size:
-            raise ClusterError(f"the plan needs {devices} devices, the cluster has {self.size}", hint="--devices")
+            raise ClusterError(
+                f"the plan needs {devices} devices, the cluster has {self.size}",
+                hint=f"{devices} devices, or degrees whose product is {self.size}",
+            )
         return [list(range(i * devices // count, (i + 1) * devices // count)) for i in range(count)]
 
     def groups(self, count: int) -> list[list[int]]:

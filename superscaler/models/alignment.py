@@ -65,7 +65,8 @@ def read_a3m(path: str | Path) -> Alignment:
     columns = len(rows[0][0])
     for name, (tokens, _) in zip(names, rows, strict=True):
         if len(tokens) != columns:
-            raise UsageError(f"{path}, sequence {name!r}: {len(tokens)} columns, but the first has {columns}")
+            raise UsageError(f"{path}, sequence {name!r}: {len(tokens)} columns, but the first has {columns}",
+                             hint="a column for each residue of the first; insertions in lower case")  # fmt: skip
     return Alignment(tuple(names), torch.tensor([row[0] for row in rows]), torch.tensor([row[1] for row in rows]))
 
 
@@ -79,7 +80,7 @@ def _row(where: str, text: str) -> tuple[list[int], list[int]]:
             continue
         token = LETTERS.find(_AMBIGUOUS.get(letter, letter))
         if token < 0:
-            raise UsageError(f"{where}: {letter!r} is no amino acid")
+            raise UsageError(f"{where}: {letter!r} is no amino acid", hint=f"{LETTERS}, or X for an unknown one")
         tokens.append(token)
         deletions.append(inserted)
         inserted = 0

@@ -88,7 +88,7 @@ def require(holds: bool, what: str, *details: str, hint: str | None = None) -> N
 def require_positive(owner: str, **sizes: int) -> None:
     """Raise :class:`UsageError` that names the first of ``sizes`` that is not at least 1."""
     for name, size in sizes.items():
-        require(size >= 1, f"{owner}: {name} must be at least 1, not {size}")
+        require(size >= 1, f"{owner}: {name} must be at least 1, not {size}", hint=f"{name}=1, or more")
 
 
 def require_divides(owner: str, part: str, ways: int, whole: str, size: int) -> None:
@@ -99,4 +99,4 @@ def require_divides(owner: str, part: str, ways: int, whole: str, size: int) -> 
 
 def require_probability(owner: str, name: str, value: float) -> None:
     """Raise :class:`UsageError` unless ``value`` is a dropout probability, in [0, 1)."""
-    require(0.0 <= value < 1.0, f"{owner}: {name} must be in [0, 1), not {value}")
+    require(0.0 <= value < 1.0, f"{owner}: {name} must be in [0, 1), not {value}", hint=f"{name}=0: none")

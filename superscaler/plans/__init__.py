@@ -53,8 +53,11 @@ def parse(text: str, **given: Any) -> PlanScript:
     values: dict[str, Any] = {}
     for part in filter(None, options.split(",")):
         key, eq, value = part.partition("=")
-        if not eq or key not in signature:
+        if key not in signature:
             raise UsageError(f"plan {name!r} has no option {key!r}", hint=did_you_mean(key, signature))
+        if not eq or key in values:
+            wrong = "is given twice" if eq else "has no value"
+            raise UsageError(f"plan {name!r}: {key} {wrong}", hint=f"{key}={signature[key].default}, say, once")
         values[key] = _convert(name, key, value, signature[key])
     if inner and "plan" not in signature:
         around = ", ".join(other for other in PLANS if "plan" in inspect.signature(PLANS[other]).parameters)

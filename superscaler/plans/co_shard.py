@@ -26,7 +26,7 @@ def co_shard(
     """
 
     if small < 1:
-        raise UsageError(f"co_shard: small must be at least 1, not {small}")
+        raise UsageError(f"co_shard: small must be at least 1, not {small}", hint="small=4, as if nothing were said")
 
     def plan(p: Planner) -> None:
         megatron(data, tensor, pipeline, microbatches)(p)
@@ -36,20 +36,28 @@ def co_shard(
             raise PlanError(f"co_shard: no linear layer in modules {modules!r}", hint="modules='*'")
         again = [op for layer in p.layers(inner) for op in large(p, layer, small)]
         axis = p.turns([*again, *(reader for op in again for reader in p.readers(op))], parts)
-        for op in (op for op in inner if p.family(op) == "attention"):
-            if p.size(op, "h") < parts * tensor:
+        for op in inner:
+            if (heads := heads_of(p, op)) and heads < parts * tensor:
                 raise PlanError(
-                    f"attention of {p.size(op, 'h')} heads cannot be split {parts * tensor} ways",
+                    f"attention of {heads} heads cannot be split {parts * tensor} ways",
                     f"at {op.source or 'unknown line'} (in {op.module or 'the model'})",
-                    hint=f"parts × tensor of {p.size(op, 'h')} or less",
+                    hint=f"parts × tensor of {heads} or less, or modules=GLOB of layers that have more",
                 )
-            p.prefer(op, "h", parts, axis=axis)
+            if p.family(op) == "attention":
+                p.prefer(op, "h", parts, axis=axis)
         for op in filter(lambda op: inside(p, op), linears):
             p.prefer(op, "o", parts, axis=axis)
         if parts > 1:
             p.recompute(again)
 
     return plan
+
+
+def heads_of(p: Planner, op: Op) -> int:
+    """How many heads an op has that is attention, or the softmax of scores [..., heads, queries, keys]; else 0."""
+    if op.target == "aten._softmax.default" and len(p.shape(op)) > 3:
+        return p.shape(op)[-3]
+    return p.size(op, "h") if p.family(op) == "attention" else 0
 
 
 def large(p: Planner, layer: list[Op], small: int) -> list[Op]:

@@ -10,7 +10,8 @@ def dap(ways: int = 2, data: int = 1) -> PlanScript:
     def plan(p: Planner) -> None:
         p.split_batch(data, axis="data")
         p.axis("dap", ways)
-        p.assign(p.whole, range(data * ways), axes=("data", "dap"))
+        (devices,) = p.cluster.take(data * ways, 1)
+        p.assign(p.whole, devices, axes=("data", "dap"))
         pieces = [op for op in p.find() if len(p.shape(op)) >= 4 and p.shape(op)[0] == p.batch]
         shortest = min((min(p.shape(op)[1:3]) for op in pieces if op.function == "layer_norm"), default=0)
         if shortest < ways:

@@ -22,8 +22,8 @@ def interlaced(stages: int = 2, tensor: int = 1, microbatches: int = 1) -> PlanS
         middle = [op for op in p.whole.ops if op.name not in apart]
         everyone = range(stages * tensor)
         cut = p.cut(embeddings, *p.runs(middle, stages), [heads[-1], *after])
-        p.axis("all", stages * tensor)
         p.axis("tensor", tensor)
+        p.axis("all", stages * tensor)
         for stage, devices in zip(cut[1:-1], p.cluster.take(stages * tensor, stages), strict=True):
             p.assign(stage, devices, axes=("tensor",))
         for stage in (cut[0], cut[-1]):

@@ -26,7 +26,8 @@ def stages_per_device(placement: str, chunks: int = 0) -> int:
     """
     fixed = {"linear": 1, "v": 2, "bidirectional": 1}.get(placement)
     if chunks < 0 or (fixed and chunks not in (0, fixed)):
-        raise UsageError(f"chunks={chunks}: placement {placement} has {fixed or '1 or more'} stages on a device")
+        raise UsageError(f"chunks={chunks}: placement {placement} has {fixed or '1 or more'} stages on a device",
+                         hint="chunks=0, as if nothing were said")  # fmt: skip
     return fixed or chunks or 2
 
 
@@ -48,7 +49,8 @@ def pipeline_stages(
     if placement == "bidirectional":
         if microbatches % 2 or count % 2:
             raise UsageError(
-                f"a bidirectional pipeline takes even numbers, not {count} devices and {microbatches} micro-batches"
+                f"a bidirectional pipeline takes even numbers, not {count} devices and {microbatches} micro-batches",
+                hint=f"{count + count % 2} devices and {microbatches + microbatches % 2} micro-batches",
             )
         p.split_batch(2, axis=DIRECTION)
         p.microbatches(microbatches // 2)

@@ -185,9 +185,7 @@ class Planner:
 
     def stages(self, count: int) -> list[Stage]:
         """Cut the forward ops into ``count`` consecutive stages of about equal cost."""
-        if _whole(count, "stages") < 1:
-            raise PlanError(f"a pipeline needs at least one stage, not {count}", hint="one stage: no pipeline")
-        runs = cut(self.graph, self._forward, count, self._cost)
+        runs = cut(self.graph, self._forward, _whole(count, "stages"), self._cost)
         self._stages = [Stage(self, i, tuple(run)) for i, run in enumerate(runs)]
         return self._stages
 
@@ -219,8 +217,11 @@ class Planner:
         for op in self._forward:
             if op.module:
                 layers.setdefault(layer_of(op.module), []).append(op)
-        if len(layers) < count:
-            raise PlanError(f"the model has {len(layers)} layers, too few for {count} stages")
+        if not 1 <= count <= len(layers):
+            raise PlanError(
+                f"the model has {len(layers)} layers, which cannot be cut into {count} stages",
+                hint=f"1 to {len(layers)} stages",
+            )
         groups, costs = list(layers.values()), [sum(map(self._cost, ops)) for ops in layers.values()]
         runs: list[list[Op]] = [[] for _ in range(count)]
         total, before, stage = sum(costs), 0.0, 0
@@ -259,7 +260,8 @@ class Planner:
             raise SplitError(f"{parts.op.name} ({parts.op.function or parts.op.target}) {why} {dim!r}",
                              f"at {parts.op.source or 'unknown line'}", hint=f"its dims are: {names}")  # fmt: skip
         if _whole(ways, "ways") < 1 or found.size < ways:
-            raise SplitError(f"{parts.op.name}: dim {dim!r} of {found.size} cannot be split {ways} ways")
+            raise SplitError(f"{parts.op.name}: dim {dim!r} of {found.size} cannot be split {ways} ways",
+                             f"at {parts.op.source or 'unknown line'}", hint=f"1 to {found.size} ways")  # fmt: skip
         if axis is not None:
             self.axis(axis, ways)
             self._anchors.append((axis, parts.op.name, self._next_digit(parts.op, dim, ways)))
@@ -328,7 +330,8 @@ class Planner:
         if ways < 1:
             raise PlanError(f"axis {name!r} must have at least one way, not {ways}", hint=f"{name}=1: not split")
         if name in self._axes and self._axes[name].ways != ways:
-            raise PlanError(f"axis {name!r} has {self._axes[name].ways} ways, not {ways}")
+            raise PlanError(f"axis {name!r} has {self._axes[name].ways} ways, not {ways}",
+                            hint="the same ways wherever the axis is named, or another name")  # fmt: skip
         self._axes.setdefault(name, Axis(name, ways, "space"))
         return name
 
@@ -339,7 +342,7 @@ class Planner:
         it. Returns the axis, for ``prefer``: a preference for an op that is not of ``ops`` guides those that follow it.
         """
         if ways < 1:
-            raise PlanError(f"co-shard needs at least one part, not {ways}")
+            raise PlanError(f"co-shard needs at least one part, not {ways}", hint="one part: nothing takes turns")
         self._axes.setdefault(axis, Axis(axis, ways, "time"))
         self._turns.setdefault(axis, set()).update(op.name for op in ops)
         return axis

@@ -14,14 +14,15 @@ def zero(
     ``offload``: the optimizer's state in host memory (ZeRO-Offload, Ren et al. 2021; its step stays on the device).
     """
     if level not in (1, 2, 3):
-        raise UsageError(f"zero has levels 1, 2 and 3, not {level}")
+        raise UsageError(f"zero has levels 1, 2 and 3, not {level}", hint="level=1: only the optimizer's state")
 
     def plan(p: Planner) -> None:
         p.split_batch(replicas, axis="replica")
         p.split_batch(data, axis="data")
         p.axis("tensor", tensor)
         p.microbatches(microbatches)
-        p.assign(p.whole, range(replicas * data * tensor), axes=("replica", "data", "tensor"))
+        (devices,) = p.cluster.take(replicas * data * tensor, 1)
+        p.assign(p.whole, devices, axes=("replica", "data", "tensor"))
         if tensor > 1:
             tensor_parallel(p, tensor, sequence=True)
         p.shard_state(p.parameters, axis="data", parameter=level == 3)

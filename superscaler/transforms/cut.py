@@ -18,6 +18,8 @@ def cut(graph: Graph, ops: Sequence[Op], count: int, cost: Callable[[Op], float]
     Cuts are made only where the bytes that cross are at a local minimum: between layers, not inside them. Raises
     :class:`PlanError` if there are fewer such places than cuts.
     """
+    if count < 1:
+        raise PlanError(f"a pipeline needs at least one stage, not {count}", hint="one stage: no pipeline")
     if count == 1:
         return [list(ops)]
     crossing = crossing_bytes(graph, ops)

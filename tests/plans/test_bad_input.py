@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+from functools import lru_cache
+
 import pytest
 import torch
 
 import superscaler as ss
-from superscaler.errors import PlanError, SuperscalerError, UsageError
+from superscaler.errors import ClusterError, PlanError, SuperscalerError, UsageError
 from superscaler.models import build
+from superscaler.plans import PLANS
+from tests.exact import Subject
 
 
 def compiled(model: str, plan: str, devices: int, batch: int = 8, **options: object) -> ss.Plan:
@@ -15,6 +20,39 @@ def compiled(model: str, plan: str, devices: int, batch: int = 8, **options: obj
     network, example = build(model, "tiny")
     given = {"evaluate": False, **options}
     return ss.compile(network, example(batch, None), cluster=ss.Cluster.local(devices), plan=plan, **given)  # type: ignore[arg-type]
+
+
+@lru_cache
+def subject(model: str) -> Subject:
+    torch.manual_seed(0)
+    small = {"blocks": 1, "extra_blocks": 1, "cycles": 2} if model == "alphafold2" else {}
+    network, example = build(model, "tiny", **small)
+    return Subject(network, example(8, None))
+
+
+COUNTS = [
+    (name, option)
+    for name, plan in PLANS.items()
+    for option, parameter in inspect.signature(plan).parameters.items()
+    if type(parameter.default) is int and option != "chunks"  # chunks=0: as many as the placement has
+]
+
+
+@pytest.mark.parametrize("count", [0, -1])
+@pytest.mark.parametrize(("name", "option"), COUNTS)
+def test_no_count_is_below_one(name: str, option: str, count: int) -> None:
+    model = "alphafold2" if name in ("dap", "three_f_one_b") else "gpt"
+    with pytest.raises(SuperscalerError, match=str(count)) as caught:
+        subject(model).compile(f"{name}:{option}={count}", 4, ss.SGD(lr=0.1))
+    assert "try: " in str(caught.value)
+
+
+@pytest.mark.parametrize("model", ["gpt", "swin", "t5", "alphafold2"])
+def test_fewer_heads_than_parts(model: str) -> None:
+    """Of attention that is one op, and of attention written out."""
+    with pytest.raises(PlanError, match=r"attention of \d heads cannot be split 5 ways") as caught:
+        subject(model).compile("co_shard:parts=5", 1, ss.SGD(lr=0.1))
+    assert "superscaler/models/" in str(caught.value)
 
 
 @pytest.mark.parametrize(("model", "plan", "devices", "error", "says"), [
@@ -32,6 +70,10 @@ def compiled(model: str, plan: str, devices: int, batch: int = 8, **options: obj
     ("gpt", "pipeline:stage=2", 2, UsageError, "no option 'stage'"),
     ("gpt", "zero:level=1,data=2+megatron:tensor=2", 4, UsageError, "'zero' does not go around another plan"),
     ("gpt", "zero:level=1,pipeline=2", 2, UsageError, "no option 'pipeline'"),
+    ("gpt", "zero:level", 2, UsageError, "level has no value"),
+    ("gpt", "zero:data=2,data=4", 4, UsageError, "data is given twice"),
+    ("gpt", "zero:data=3,tensor=2", 4, ClusterError, "the plan needs 6 devices, the cluster has 4"),
+    ("gpt", "interlaced:stages=2,tensor=2", 3, ClusterError, "the plan needs 4 devices, the cluster has 3"),
     ("gpt", "zero:level=two", 2, UsageError, "not a whole number"),
 ])  # fmt: skip
 def test_what_does_not_apply_is_refused(model: str, plan: str, devices: int, error: type[Exception], says: str) -> None:

@@ -114,7 +114,7 @@ def test_sums_of_large_gradients_take_turns_with_them() -> None:
 
 @pytest.mark.parametrize(("plan", "says"), [
     ("co_shard:parts=2,modules=nowhere.*", "no linear layer"),
-    ("co_shard:parts=8", "no op can be split 8 ways into turns"),
+    ("co_shard:parts=8", "attention of 4 heads cannot be split 8 ways"),
     ("co_shard:parts=2,small=0", "small must be at least 1"),
 ])  # fmt: skip
 def test_what_does_not_apply_is_refused(plan: str, says: str) -> None:

@@ -22,9 +22,12 @@ from torch import Tensor, nn
 from superscaler.api import compile
 from superscaler.errors import ClusterError, InputError, RunError, WorkerError
 from superscaler.ir.cluster import Cluster
+from superscaler.models import build
 from superscaler.plans import data_parallel
 from superscaler.runtime.custom import op
 from superscaler.runtime.launch import launch
+from superscaler.transforms.optimize import AdamW
+from tests.exact import Subject, compare
 
 LEFT = ("raylet", "gcs_server", "ray::", "ray/dashboard", "log_monitor")
 
@@ -102,6 +105,17 @@ class TestWithinARayThatRuns:
         plan = compile(model, (x,), cluster=Cluster.local(2), plan=data_parallel(2), evaluate=False)
         with launch(plan, model) as job:
             assert job.step(x) == pytest.approx(model(x).item(), rel=1e-6)
+
+    @pytest.mark.parametrize("level", [1, 3])
+    def test_optimizer_state_in_host_memory(self, level: int) -> None:
+        """Three steps of AdamW whose moments lie in the workers' host memory, against plain torch."""
+        torch.manual_seed(0)
+        model, example = build("gpt", "tiny", layers=1)
+        subject = Subject(model, example(4))
+        adam = AdamW(lr=1e-2, clip_norm=1.0)
+        plan = subject.compile(f"zero:level={level},data=2,microbatches=2,offload=true", 2, adam)
+        assert all(s.memory == "host" for s in plan.state if s.kind == "optimizer")
+        compare(subject.run(plan, "ray"), subject.expected(adam), adam)
 
     def test_fewer_cpus_than_workers(self) -> None:
         with pytest.raises(ClusterError, match="the plan needs 6 workers, and Ray has 4 CPUs"):
