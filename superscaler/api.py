@@ -6,9 +6,8 @@ torch is imported only where a model is at hand; ray only by ``launch``.
 from __future__ import annotations
 
 import contextlib
-import gc
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import msgspec
 
 from superscaler.errors import PlanError, SplitError
+from superscaler.garbage import uncollected
 from superscaler.ir.check import check
 from superscaler.ir.cluster import Cluster
 from superscaler.ir.entry import MASTER
@@ -54,19 +54,8 @@ def plan(script: PlanScript | str) -> Callable[[Model], Model]:
     return decorate
 
 
-@contextlib.contextmanager
-def _uncollected() -> Generator[None]:
-    """No search for garbage in cycles: what compiling makes lives on, and a look at it takes a third of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@_uncollected()
+# What compiling makes lives on, and a look at it takes a third of the time.
+@uncollected()
 def compile(
     model: nn.Module,
     args: Sequence[Any] = (),

@@ -5,7 +5,6 @@ Run as a program (``python -m superscaler.runtime.links WORKER PORT DEVICE``) it
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from statistics import mean, median
 from time import perf_counter, sleep
@@ -14,9 +13,9 @@ import msgspec
 import torch
 import torch.distributed as dist
 
-from superscaler.errors import RunError
 from superscaler.ir.cluster import Link
-from superscaler.runtime.distributed import connect, disconnect, serve
+from superscaler.runtime.distributed import connect, disconnect
+from superscaler.runtime.processes import together
 
 SMALL, LARGE = 4 << 10, 4 << 20  # bytes
 _BETWEEN = 0.01  # seconds that a worker is busy otherwise between two communications
@@ -32,24 +31,8 @@ class Measured(msgspec.Struct, frozen=True):
 
 def measure_link(device: str) -> Measured:
     """Between two workers of this machine. Raises :class:`RunError` if a process fails or takes too long."""
-    store = serve(2, limit=_LIMIT)
-    command = [sys.executable, "-m", "superscaler.runtime.links"]
-    pair = [
-        subprocess.Popen([*command, str(i), str(store.port), device], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for i in range(2)
-    ]
-    try:
-        found = [process.communicate(timeout=_LIMIT) for process in pair]
-    except subprocess.TimeoutExpired as e:
-        raise RunError(f"measuring the link took more than {_LIMIT:g} s") from e
-    finally:
-        for process in pair:
-            process.kill()
-            process.wait()
-    if any(process.returncode for process in pair):
-        lines = (found[0][1] or found[1][1]).decode(errors="replace").strip().splitlines()
-        raise RunError("measuring the link failed", *lines[-1:])
-    return msgspec.json.decode(found[0][0].strip().splitlines()[-1], type=Measured)
+    found = together("superscaler.runtime.links", 2, [device], limit=_LIMIT, doing="measuring the link")
+    return msgspec.json.decode(found, type=Measured)
 
 
 def _main(worker: int, port: int, kind: str) -> None:

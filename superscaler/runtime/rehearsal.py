@@ -27,6 +27,9 @@ class _Over:
         return
 
 
+OVER: Handle = _Over()
+
+
 class Rehearsal:
     """Stands before the communication of a worker: in a rehearsal all of it is over at once, and brings zeros."""
 
@@ -44,19 +47,19 @@ class Rehearsal:
                     name: torch.zeros(execution.binding.local(v, {}).shape, dtype=execution.binding.dtype(v))
                     for name, v in execution.program.inputs.items()
                 }
-                for _ in execution.run(inputs, (0, 0)):
-                    pass
+                for handle in execution.run(inputs, (0, 0)):
+                    handle.wait()
         finally:
             self.on = False
 
     def send(self, tensor: Tensor, peer: int, key: Key) -> Handle:
-        return _Over() if self.on else self.comm.send(tensor, peer, key)
+        return OVER if self.on else self.comm.send(tensor, peer, key)
 
     def recv(self, tensor: Tensor, peer: int, key: Key) -> Handle:
         return self._zeros(tensor) if self.on else self.comm.recv(tensor, peer, key)
 
     def all_reduce(self, tensor: Tensor, kind: PartialKind, group: Group, key: Key) -> Handle:
-        return _Over() if self.on else self.comm.all_reduce(tensor, kind, group, key)
+        return OVER if self.on else self.comm.all_reduce(tensor, kind, group, key)
 
     def reduce_scatter(self, out: Tensor, tensor: Tensor, kind: PartialKind, group: Group, key: Key) -> Handle:
         return self._zeros(out) if self.on else self.comm.reduce_scatter(out, tensor, kind, group, key)
@@ -71,4 +74,4 @@ class Rehearsal:
 
     def _zeros(self, tensor: Tensor) -> Handle:
         tensor.zero_()
-        return _Over()
+        return OVER

@@ -10,14 +10,12 @@ allocate CUDA memory while a pool is in use; our background thread never touches
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import gc
 import importlib
-from collections.abc import Generator
 from typing import Any
 
 from superscaler.errors import BackendUnavailable, SuperscalerError
+from superscaler.garbage import uncollected
 from superscaler.runtime.memory.pool import Pool
 from superscaler.runtime.memory.vtensor import VTensor
 
@@ -46,6 +44,7 @@ class Segments:
 
     def _allocate(self, size: int, _device: int, _stream: int | None) -> int | None:
         # An exception cannot pass through torch; no address means out of memory to it, and it raises its own error.
+        # A tensor that a search for garbage found would be freed while torch's allocator is at work.
         try:
             with uncollected():
                 segment = self._pool.reserve(size, owner=self._owner)
@@ -64,18 +63,6 @@ class Segments:
         except SuperscalerError:
             # It stays ours, and goes with the pool.
             self._segments[segment.address] = segment
-
-
-@contextlib.contextmanager
-def uncollected() -> Generator[None]:
-    """Without garbage collection: a tensor that it found would be freed while torch's allocator is at work."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def open_memory_pool(pool: Pool, owner: str = "activations") -> Any:
