@@ -155,6 +155,22 @@ def cells() -> Case:
     return Cells(), (torch.randn(BATCH, 2, 6),)
 
 
+@case
+def chained() -> Case:
+    """A parameter that is computed from another: the gradient of the one is a term, and read for that of the other."""
+
+    class Chained(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.base, self.shift = nn.Linear(6, 6), nn.Linear(6, 6, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            common = self.shift.weight.mean()
+            return F.linear(x, self.base.weight + common, self.base.bias + common).square().mean()
+
+    return Chained(), (torch.randn(BATCH, 6),)
+
+
 PLANS = [
     ("data_parallel:ways=2,microbatches=3", 2),
     ("pipeline:stages=3,microbatches=2", 3),

@@ -81,6 +81,7 @@ class _Builder:
         self.outs = outs
         self.uses = uses
         self.added = frozenset(outs[p] for p in uses.added)
+        self.read = frozenset(number for line in resolved.lines for number in line.ins)
         self.itemsize = {outs[p]: kept.itemsize for p, (_, kept) in dtypes.items()}
         self.same = {outs[p]: made == kept for p, (made, kept) in dtypes.items()}
         self.graph = fx.Graph()
@@ -153,7 +154,7 @@ class _Builder:
         if storage is None or not self.same[number]:
             return False
         if number in self.added:
-            if line.target == "aten.mm.default" and not kwargs:
+            if line.target == "aten.mm.default" and not kwargs and number not in self.read:
                 self.nodes[number] = self.graph.call_method("addmm_", (storage, *args))
                 return True
             return False
@@ -175,12 +176,14 @@ class _Builder:
         return self.nodes[line.ins[int(arg[1:])]] if arg[0] == "$" else self.parameters[int(arg[1:])]
 
     def _output(self, line: Line, k: int, node: fx.Node) -> None:
+        """Bring a result to where it goes; what reads it in this body reads the result itself, never a sum."""
         number = line.outs[k]
         storage = self.storage.get(number)
         if number in self.added:
-            node = self.graph.call_method("add_", (storage, node))
+            self.graph.call_method("add_", (storage, node))
         elif storage is not None:
-            node = self.graph.call_method("copy_", (storage, node))
+            kept = self.graph.call_method("copy_", (storage, node))
+            node = kept if self.same[number] else node
             self.copies += 1
             self.copied += prod(line.shapes[k]) * self.itemsize[number]
         elif any(self.outs[p] == number for p in self.uses.owned):

@@ -51,6 +51,22 @@ def test_storage_of_another_dtype_is_written_by_a_counted_copy() -> None:
     assert torch.equal(storage, 2 * (A @ B))
 
 
+@pytest.mark.parametrize("made", [F64, F32])
+@pytest.mark.parametrize("uses", [Outputs(added=(0,)), Outputs(stored=(0,))])
+def test_what_reads_a_term_in_the_same_body_reads_no_sum(uses: Outputs, made: torch.dtype) -> None:
+    """Nor the storage, where that is of another dtype."""
+    twice = line("aten.add.Tensor", (2, 2), (3,), (2, 4))
+    for first in (MM, line("aten.mul.Tensor", (0, 0), (2,), (2, 4))):
+        given = [A.to(made), B.to(made)] if first is MM else [torch.full((2, 4), 3.0, dtype=made)] * 2
+        storage = torch.ones(2, 4, dtype=F64)
+        shapes = [tuple(x.shape) for x in given]
+        out = body([first, twice], shapes, (2, 3), uses, (made, F64), (made, made)).module.forward(*given, storage)
+        term = given[0] @ given[1] if first is MM else given[0] * given[1]
+        assert out.dtype == made
+        assert torch.equal(out, 2 * term)
+        assert torch.equal(storage, term.double() + (1 if uses.added else 0))
+
+
 def test_a_result_that_outlives_its_task_owns_its_memory() -> None:
     turned = line("aten.permute.default", (0,), (1,), (3, 2), args=((1, 0),))
     for uses, shares in ((Outputs(), True), (Outputs(owned=(0,)), False)):
