@@ -19,13 +19,14 @@ from time import perf_counter
 from typing import Any
 
 from superscaler.scheduler import Problem, verify
-from superscaler.scheduler.certified import PipelineTimetable, named_pipeline, solve_pipeline
+from superscaler.scheduler.certified import named_pipeline, solve_pipeline
 from superscaler.scheduler.constructive import orders, peak_activations
 from superscaler.scheduler.flow import flow_of
 from superscaler.scheduler.frontier import Swapping, least_bandwidth, scheduling_alone, unlimited_bound, with_relief
 from superscaler.scheduler.greedy import greedy, policies, tuning
 from superscaler.scheduler.greedy_back import greedy_back
 from superscaler.scheduler.pipeline import PipelineProblem, to_problem
+from superscaler.scheduler.pipeline_timetable import PipelineTimetable
 from superscaler.scheduler.playground import to_json
 from superscaler.scheduler.ramps import ramp_bound
 

@@ -6,8 +6,7 @@ of it on no more micro-batches than show both ramps and the steady state, which 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from itertools import islice, product
 from time import monotonic
 
@@ -20,15 +19,14 @@ from superscaler.scheduler.greedy import Tuning, greedy, policies, tuning
 from superscaler.scheduler.greedy_back import greedy_back
 from superscaler.scheduler.listing import list_schedule
 from superscaler.scheduler.periodic import ALL_SPANS, Course, extend, feasible
-from superscaler.scheduler.pipeline import KINDS, MOST_TASKS, PipelineProblem, enumerable, to_problem
+from superscaler.scheduler.pipeline import MOST_TASKS, PipelineProblem, enumerable, to_problem
+from superscaler.scheduler.pipeline_timetable import PipelineTimetable, Sends
 from superscaler.scheduler.polish import Budget, from_kernel, from_pattern, is_slow, polish, prove
-from superscaler.scheduler.problem import Certificate, Problem, Status
+from superscaler.scheduler.problem import Certificate, Problem, Status, Timetable
 from superscaler.scheduler.ramps import device_bounds, ramp_bound
+from superscaler.scheduler.sends import with_sends
 from superscaler.scheduler.solve import solve
 from superscaler.scheduler.tune import Make, climb
-
-Sends = dict[tuple[str, int, int], int]
-"""The start of each send by the kind, stage and micro-batch of what it sends."""
 
 EFFORT = 4.0
 _GREEDY_VISITS = 1_000_000
@@ -50,34 +48,6 @@ _LONGER = 3
 """Policies tried on more micro-batches when the steady state does not show."""
 
 
-@dataclass(frozen=True)
-class PipelineTimetable:
-    """The course of a pipeline's tasks with its certificate."""
-
-    problem: PipelineProblem
-    course: Course
-    certificate: Certificate
-    sends: Sends | None = None
-    """Starts of communication where it had to be scheduled; otherwise each send follows its producer at once."""
-
-    @cached_property
-    def starts(self) -> Starts:
-        """By kind, stage and micro-batch; written out on first use. :class:`ScheduleError` if they are too many."""
-        enumerable(self.problem)
-        return self.course.expand()
-
-    @property
-    def makespan(self) -> int:
-        return self.certificate.makespan
-
-    @property
-    def bubble(self) -> float:
-        """The idle share of all devices over the makespan."""
-        problem = self.problem
-        work = problem.microbatches * sum(sum(problem.durations(kind)) for kind in KINDS)
-        return 1 - work / (problem.shape.devices * self.makespan)
-
-
 def solve_pipeline(
     problem: PipelineProblem, *, seed: int = 0, effort: float = EFFORT, time_limit: float | None = None
 ) -> PipelineTimetable:
@@ -88,11 +58,17 @@ def solve_pipeline(
     """
     began = monotonic()
     check_memory(problem)
-    if problem.placement == "bidirectional" or not problem.comm_is_a_delay:
-        return _generic(problem, seed, effort, time_limit)
+    if problem.placement == "bidirectional":
+        return _by_the_job(problem, solve(to_problem(problem), seed=seed, effort=effort, time_limit=time_limit))
     deadline = None if time_limit is None else began + time_limit
+    if not problem.comm_is_a_delay:
+        enumerable(problem)
+        effort /= 2
     search = _Search(flow_of(problem), Budget(effort, seed, deadline))
     course = search.run()
+    if not problem.comm_is_a_delay:
+        table = with_sends(to_problem(problem), search.flow, course.expand(), search.bound, search.budget)
+        return _by_the_job(problem, replace(table, certificate=replace(table.certificate, seconds=monotonic() - began)))
     certificate = replace(search.certificate(course), seconds=monotonic() - began)
     return PipelineTimetable(problem, course, certificate)
 
@@ -312,14 +288,13 @@ class _Search:
         )
 
 
-def _generic(problem: PipelineProblem, seed: int, effort: float, time_limit: float | None) -> PipelineTimetable:
-    """Where sends can meet on a lane, or stages move with the micro-batch: the solver of any problem."""
-    table = solve(to_problem(problem), seed=seed, effort=effort, time_limit=time_limit)
+def _by_the_job(problem: PipelineProblem, table: Timetable) -> PipelineTimetable:
+    """The schedule of all jobs of ``problem`` as one of its tasks and sends."""
     starts, sends = _by_kind(problem, table.problem, table.starts)
     return PipelineTimetable(problem, Course(starts, table.makespan), table.certificate, sends)
 
 
-def _by_kind(problem: PipelineProblem, whole: Problem, flat: tuple[int, ...]) -> tuple[Starts, Sends]:
+def _by_kind(problem: PipelineProblem, whole: Problem, flat: tuple[int, ...]) -> tuple[Starts, Sends | None]:
     stages, count = problem.stages, problem.microbatches
     starts = [
         [list(flat[(kind * stages + s) * count : (kind * stages + s + 1) * count]) for s in range(stages)]
@@ -328,4 +303,4 @@ def _by_kind(problem: PipelineProblem, whole: Problem, flat: tuple[int, ...]) ->
     sends: Sends = {}
     for job, start in zip(whole.jobs[3 * stages * count :], flat[3 * stages * count :], strict=True):
         sends[job.kind.removeprefix("send_"), job.stage, job.microbatch] = start
-    return starts, sends
+    return starts, sends or None

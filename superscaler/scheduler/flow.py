@@ -107,6 +107,11 @@ class Flow:
         """The same pipeline with other memories."""
         return Flow(self.device, self.duration, self.into_forward, self.into_backward, capacity, self.microbatches)
 
+    def with_delays(self, share: float) -> Flow:
+        """The same pipeline with its delays ``share`` times as long."""
+        down, up = (tuple(round(share * n) for n in row) for row in (self.into_forward, self.into_backward))
+        return Flow(self.device, self.duration, down, up, self.capacity, self.microbatches)
+
 
 def flow_of(problem: PipelineProblem) -> Flow:
     """``problem`` as arrays. Its communication must be a delay, its stages the same place for every micro-batch."""

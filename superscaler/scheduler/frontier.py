@@ -15,9 +15,10 @@ from math import ceil, inf
 
 from superscaler.errors import ScheduleError
 from superscaler.scheduler.bounds import Bound
-from superscaler.scheduler.certified import EFFORT, PipelineTimetable, solve_pipeline
+from superscaler.scheduler.certified import EFFORT, solve_pipeline
 from superscaler.scheduler.flow import BACKWARD, FORWARD, WEIGHT, flow_of
 from superscaler.scheduler.pipeline import COMPUTE, PipelineProblem, job_index, to_problem
+from superscaler.scheduler.pipeline_timetable import PipelineTimetable
 from superscaler.scheduler.problem import Edge, Problem, makespan, verify
 from superscaler.scheduler.ramps import ramp_bound
 from superscaler.scheduler.relief import Life, Relief

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 from superscaler.errors import ScheduleError, UsageError
-from superscaler.scheduler.certified import PipelineTimetable, named_pipeline, solve_pipeline
-from superscaler.scheduler.pipeline import COMM, COMPUTE, KINDS, PipelineProblem, hops
+from superscaler.scheduler.certified import named_pipeline, solve_pipeline
+from superscaler.scheduler.pipeline import KINDS, PipelineProblem
+from superscaler.scheduler.pipeline_timetable import PipelineTimetable
 
 SOLVE = "solve"
-Slot = dict[str, int | str]
-"""device, lane, kind, stage, microbatch, start, end"""
 _COSTS = (*KINDS, "speed")
 
 
@@ -55,53 +53,15 @@ def to_json(table: PipelineTimetable) -> dict[str, Any]:
     """The object that ``--json`` prints."""
     certificate = table.certificate
     return {
-        "status": certificate.status,
-        "makespan": certificate.makespan,
-        "bound": certificate.bound,
-        "gap": certificate.gap,
+        "status": table.status,
+        "makespan": table.makespan,
+        "bound": table.bound,
+        "gap": table.gap,
         "bubble": table.bubble,
-        "seconds": certificate.seconds,
+        "seconds": table.seconds,
         "bound_source": certificate.bound_source,
         "binding": certificate.binding,
         "baseline": {"makespan": certificate.baseline[0], "name": certificate.baseline[1]},
         "seed": certificate.seed,
-        "slots": list(slots(table)),
+        "slots": table.slots,
     }
-
-
-def slots(table: PipelineTimetable) -> Iterator[Slot]:
-    """Every task and send, with device, lane, kind, stage, microbatch, start and end."""
-    problem, shape = table.problem, table.problem.shape
-    for kind, rows in zip(KINDS, table.starts, strict=True):
-        for stage, (row, duration) in enumerate(zip(rows, problem.durations(kind), strict=True)):
-            for j, start in enumerate(row):
-                yield {
-                    "device": shape.device(stage, j),
-                    "lane": COMPUTE,
-                    "kind": kind,
-                    "stage": stage,
-                    "microbatch": j,
-                    "start": start,
-                    "end": start + duration,
-                }
-    if problem.comm:
-        yield from _sends(table)
-
-
-def _sends(table: PipelineTimetable) -> Iterator[Slot]:
-    problem, shape = table.problem, table.problem.shape
-    for kind, stage, to in hops(problem):
-        row, duration = table.starts[KINDS.index(kind)][stage], problem.durations(kind)[stage]
-        for j, begun in enumerate(row):
-            if shape.device(stage, j) == shape.device(to, j):
-                continue
-            start = begun + duration if not table.sends else table.sends[kind, stage, j]
-            yield {
-                "device": shape.device(stage, j),
-                "lane": COMM,
-                "kind": "send",
-                "stage": stage,
-                "microbatch": j,
-                "start": start,
-                "end": start + problem.comm,
-            }

@@ -22,20 +22,21 @@ def solve(
     effort: float = EFFORT,
     time_limit: float | None = None,
     hint: Sequence[int] | None = None,
+    bound: Bound | None = None,
 ) -> Timetable:
     """The best schedule found for ``problem`` with its certificate.
 
     ``effort`` bounds the exact search in deterministic seconds (0: none); ``time_limit`` is a wall-clock fuse in
     seconds, after which the best schedule known is returned with status ``"time_limit"``. ``hint`` is a schedule known
-    already. Raises :class:`ScheduleError` if the problem or the hint is malformed, :class:`InfeasiblePlan` if no
-    schedule fits in memory or none was found within the limits.
+    already, ``bound`` a bound that is proven already. Raises :class:`ScheduleError` if the problem or the hint is
+    malformed, :class:`InfeasiblePlan` if no schedule fits in memory or none was found within the limits.
     """
     began = monotonic()
     validate(problem)
     if hopeless(problem):
         raise infeasible(problem)
     known = constructive(problem)
-    bound = closed_form(problem)
+    bound = max(filter(None, (closed_form(problem), bound)), key=lambda each: each.value)
     if hint is not None:
         verify(problem, hint)
         known["hint"] = tuple(hint)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from time import monotonic
 
 from superscaler.errors import InfeasiblePlan, ScheduleError
@@ -101,11 +100,9 @@ def _solved(
         return starts, _certificate(problem, starts, name, bound, seed, monotonic() - began)
     left = None if time_limit is None else max(0.0, time_limit - (monotonic() - began))
     effort = _EXACT_EFFORT if len(problem.jobs) <= _EXACT_JOBS else 0.0
-    table = solve(problem, seed=seed, effort=effort, time_limit=left, hint=starts)
+    table = solve(problem, seed=seed, effort=effort, time_limit=left, hint=starts, bound=bound)
     found = table.certificate
-    if bound.value > found.bound:
-        found = replace(found, bound=bound.value, bound_source=bound.source, binding=bound.binding)
-    status = "optimal" if found.bound == found.makespan else "time_limit" if blown else found.status
+    status = "time_limit" if blown and found.status != "optimal" else found.status
     status = "feasible" if status == "constructive" and inside is not None else status
     return table.starts, plan.Certificate(
         status, found.makespan, found.bound, found.gap, makespan(problem, starts), name, found.binding, seed,

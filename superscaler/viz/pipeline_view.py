@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from superscaler.scheduler.certified import PipelineTimetable
 from superscaler.scheduler.pipeline import COMPUTE, MOST_TASKS
-from superscaler.scheduler.playground import Slot, slots
+from superscaler.scheduler.pipeline_timetable import PipelineTimetable, Slot
 from superscaler.viz.chart import Bar, Chart, Row
 from superscaler.viz.grid import Cell, grid
 from superscaler.viz.png import write_png
@@ -22,7 +21,7 @@ def text(table: PipelineTimetable, *, width: int = 120) -> str:
         return f"{table.problem.tasks} tasks, too many to draw\n{known}"
     cells = [
         Cell(f"device {slot['device']}", str(slot["kind"]), int(slot["microbatch"]), *_span(slot))
-        for slot in slots(table)
+        for slot in table.slots
         if slot["lane"] == COMPUTE
     ]
     cells.sort(key=lambda cell: (int(cell.row.split()[1]), cell.start))
@@ -31,7 +30,7 @@ def text(table: PipelineTimetable, *, width: int = 120) -> str:
 
 def chart(table: PipelineTimetable, *, title: str = "") -> Chart:
     """One row per device and lane, in ticks."""
-    found = list(slots(table))
+    found = table.slots
     lanes = sorted({(int(slot["device"]), slot["lane"] != COMPUTE, str(slot["lane"])) for slot in found})
     place = {(device, lane): number for number, (device, _, lane) in enumerate(lanes)}
     rows = tuple(Row(f"device {device}", lane, 0.45 if other else 1.0) for device, other, lane in lanes)

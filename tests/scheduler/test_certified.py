@@ -8,8 +8,9 @@ import pytest
 
 from superscaler.errors import InfeasiblePlan, ScheduleError, UsageError
 from superscaler.scheduler import verify
-from superscaler.scheduler.certified import PipelineTimetable, named_pipeline, solve_pipeline
+from superscaler.scheduler.certified import named_pipeline, solve_pipeline
 from superscaler.scheduler.pipeline import PipelineProblem, to_problem
+from superscaler.scheduler.pipeline_timetable import PipelineTimetable
 
 
 def v(devices: int, microbatches: int, activations: int, comm: int = 0) -> PipelineProblem:

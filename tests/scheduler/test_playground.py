@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from superscaler.errors import ScheduleError, UsageError
 from superscaler.scheduler.pipeline import PipelineProblem
-from superscaler.scheduler.playground import read_costs, schedule, slots, to_json
+from superscaler.scheduler.playground import read_costs, schedule, to_json
 
 
 def test_json_says_what_the_issue_asks_for() -> None:
@@ -19,6 +19,9 @@ def test_json_says_what_the_issue_asks_for() -> None:
     assert (found["status"], found["makespan"], found["bound"], found["gap"]) == ("optimal", 282, 282, 0.0)
     assert found["bubble"] == pytest.approx(1 - 240 / 282)
     assert json.loads(json.dumps(found)) == found
+    table = schedule(PipelineProblem(4, 8, comm=1, max_activations=4))
+    said = (table.status, table.makespan, table.bound, table.gap, table.bubble, table.slots)
+    assert said == tuple(found[name] for name in ("status", "makespan", "bound", "gap", "bubble", "slots"))
     keys = {"device", "lane", "kind", "stage", "microbatch", "start", "end"}
     assert all(set(slot) == keys for slot in found["slots"])
     assert sum(slot["kind"] == "send" for slot in found["slots"]) == 2 * 3 * 8
@@ -41,7 +44,7 @@ def test_slots_never_meet_and_keep_their_dependencies(
         stages, microbatches, 7, 9, 4, comm=comm, max_activations=limit, devices=devices, placement=placement
     )
     table = schedule(problem, time_limit=1.0)
-    found = list(slots(table))
+    found = table.slots
     assert table.makespan == max(int(slot["end"]) for slot in found if slot["lane"] == "compute")
     for place in {(slot["device"], slot["lane"]) for slot in found}:
         spans = sorted((int(s["start"]), int(s["end"])) for s in found if (s["device"], s["lane"]) == place)

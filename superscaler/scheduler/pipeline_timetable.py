@@ -1,0 +1,104 @@
+"""A scheduled pipeline, as ``ss.schedule`` returns it and ``superscaler schedule --json`` prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from superscaler.scheduler.flow import Starts
+from superscaler.scheduler.periodic import Course
+from superscaler.scheduler.pipeline import COMM, COMPUTE, KINDS, PipelineProblem, enumerable, hops
+from superscaler.scheduler.problem import Certificate, Status
+
+Sends = dict[tuple[str, int, int], int]
+"""The start of each send by the kind, stage and micro-batch of what it sends."""
+Slot = dict[str, int | str]
+"""device, lane, kind, stage, microbatch, start, end"""
+
+
+@dataclass(frozen=True)
+class PipelineTimetable:
+    """The course of a pipeline's tasks with its certificate. Times are in the problem's ticks."""
+
+    problem: PipelineProblem
+    course: Course
+    certificate: Certificate
+    sends: Sends | None = None
+    """Starts of communication where it had to be scheduled; otherwise each send follows its producer at once."""
+
+    @cached_property
+    def starts(self) -> Starts:
+        """By kind, stage and micro-batch; written out on first use. :class:`ScheduleError` if they are too many."""
+        enumerable(self.problem)
+        return self.course.expand()
+
+    @property
+    def status(self) -> Status:
+        """``optimal``, ``feasible``, ``time_limit`` or ``constructive``: see :class:`Certificate`."""
+        return self.certificate.status
+
+    @property
+    def makespan(self) -> int:
+        """The end of the last task of any device."""
+        return self.certificate.makespan
+
+    @property
+    def bound(self) -> int:
+        """No schedule is shorter."""
+        return self.certificate.bound
+
+    @property
+    def gap(self) -> float:
+        """``(makespan - bound) / makespan``."""
+        return self.certificate.gap
+
+    @property
+    def bubble(self) -> float:
+        """The idle share of all devices over the makespan."""
+        problem = self.problem
+        work = problem.microbatches * sum(sum(problem.durations(kind)) for kind in KINDS)
+        return 1 - work / (problem.shape.devices * self.makespan)
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds that it took to find."""
+        return self.certificate.seconds
+
+    @property
+    def slots(self) -> list[Slot]:
+        """Every task and send: device, lane, kind, stage, microbatch, start, end."""
+        return [*self._tasks(), *self._sends()]
+
+    def _tasks(self) -> Iterator[Slot]:
+        problem, shape = self.problem, self.problem.shape
+        for kind, rows in zip(KINDS, self.starts, strict=True):
+            for stage, (row, duration) in enumerate(zip(rows, problem.durations(kind), strict=True)):
+                for j, start in enumerate(row):
+                    yield {
+                        "device": shape.device(stage, j),
+                        "lane": COMPUTE,
+                        "kind": kind,
+                        "stage": stage,
+                        "microbatch": j,
+                        "start": start,
+                        "end": start + duration,
+                    }
+
+    def _sends(self) -> Iterator[Slot]:
+        problem, shape = self.problem, self.problem.shape
+        for kind, stage, to in hops(problem) if problem.comm else ():
+            row, duration = self.starts[KINDS.index(kind)][stage], problem.durations(kind)[stage]
+            for j, begun in enumerate(row):
+                if shape.device(stage, j) == shape.device(to, j):
+                    continue
+                start = begun + duration if self.sends is None else self.sends[kind, stage, j]
+                yield {
+                    "device": shape.device(stage, j),
+                    "lane": COMM,
+                    "kind": "send",
+                    "stage": stage,
+                    "microbatch": j,
+                    "start": start,
+                    "end": start + problem.comm,
+                }
