@@ -335,7 +335,7 @@ def main() -> None:
     counts = [int(count) for count in options.microbatches.split(",")]
     for line in lines(options.schedules.split(","), counts, options.steps):
         print(line, flush=True)
-        write([line], by=lambda line: (line["row"], line["what"]))
+        write([line])
 
 
 if __name__ == "__main__":
