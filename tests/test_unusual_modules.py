@@ -171,10 +171,26 @@ def chained() -> Case:
     return Chained(), (torch.randn(BATCH, 6),)
 
 
+@case
+def normed_weight() -> Case:
+    """An op of torch's that no rule names, and that misreads gradients which are not contiguous."""
+
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.utils.parametrizations.weight_norm(nn.Conv1d(6, 4, 5, groups=2, padding=2), dim=2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x).square().mean()
+
+    return Normed(), (torch.randn(BATCH, 6, 5),)
+
+
 PLANS = [
     ("data_parallel:ways=2,microbatches=3", 2),
     ("pipeline:stages=3,microbatches=2", 3),
     ("megatron:data=2,tensor=2,pipeline=2,microbatches=3", 8),
+    ("zero:level=3,data=3", 3),
 ]
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import fx
 
 from superscaler.errors import RunError
+from superscaler.ir.rules import specs
 from superscaler.runtime import ops
 from superscaler.runtime.ops.norm import layer_norm_backward
 from superscaler.runtime.peephole import ADDMM, LAYER_NORM_BACKWARD, fused
@@ -173,7 +174,10 @@ class _Builder:
             return arg
         if arg == "@seed":
             return self.seed
-        return self.nodes[line.ins[int(arg[1:])]] if arg[0] == "$" else self.parameters[int(arg[1:])]
+        if arg[0] == "@":
+            return self.parameters[int(arg[1:])]
+        node = self.nodes[line.ins[int(arg[1:])]]
+        return self.graph.call_method("contiguous", (node,)) if _is_strange(line.target) else node
 
     def _output(self, line: Line, k: int, node: fx.Node) -> None:
         """Bring a result to where it goes; what reads it in this body reads the result itself, never a sum."""
@@ -198,6 +202,11 @@ class _Builder:
                 raise RunError(f"{self.name}: output {p} is an input of the definition")
         nodes = [self.nodes[self.outs[p]] for p in kept]
         self.graph.output(nodes[0] if len(nodes) == 1 else tuple(nodes) if nodes else None)
+
+
+def _is_strange(target: str) -> bool:
+    """Whether the op has no rule of the table: it was tried on contiguous operands, and may misread others."""
+    return target not in FUSED and specs().get(target, ("custom",))[0] == "custom"
 
 
 def function_of(target: str) -> Callable[..., Any]:

@@ -28,13 +28,14 @@ from superscaler.trace.templates import Templates
 class Names:
     """Names of what the traced graph numbers; ``state``: each name of a parameter or buffer -> its first one.
 
-    ``held``: tensors that modules hold beside these.
+    ``tensors``: parameters and buffers by first name. ``held``: tensors that modules hold beside these.
     """
 
     inputs: Sequence[str]
     outputs: Sequence[str]
     state: Mapping[str, str]
     parameters: frozenset[str]
+    tensors: Mapping[str, torch.Tensor]
     held: Mapping[str, torch.Tensor]
 
 
@@ -73,6 +74,8 @@ class Drafter:
                 self._output(node)
             else:
                 self._node(node)
+        for name, tensor in self.names.tensors.items():  # those of repeated modules that are never called, too
+            self._known_state(name, (tuple(tensor.shape), dtype_name(tensor.dtype)))
         self._order()
         return self.draft
 
@@ -105,9 +108,10 @@ class Drafter:
     def _state(self, node: fx.Node, place: str) -> Value:
         if place == ANCHOR:
             return Value((), "", absent=True)
-        name = self.names.state[place]
-        kind: Kind = "parameter" if name in self.names.parameters else "buffer"
-        return self._new(name, like_of(node, node.meta["val"]), kind)
+        return self._known_state(self.names.state[place], like_of(node, node.meta["val"]))
+
+    def _known_state(self, name: str, like: Like) -> Value:
+        return self._new(name, like, "parameter" if name in self.names.parameters else "buffer")
 
     def _new(self, name: str, like: Like, kind: Kind) -> Value:
         if name not in self._given:

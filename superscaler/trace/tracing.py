@@ -108,12 +108,13 @@ def _drafted(
     repeats = Repeats(entry)
     templates = Templates(tracing.capture, tracing.mode)
     first_names = {name: first for first, names in state.items() for name in names}
-    parameters = frozenset(name for name, _ in entry.model.named_parameters())
+    parameters = dict(entry.model.named_parameters())
+    known = {**parameters, **dict(entry.model.named_buffers())}
 
     def draft(repeats: Repeats | None) -> Draft:
         graph = tracing.capture(entry, tensors, repeats)
-        names = Names(list(inputs.tensors), entry.names, first_names, parameters, held(entry.model))
-        return Drafter(names, repeats.calls if repeats else {}, templates).walk(graph)
+        taken = list(inputs.tensors), entry.names, first_names, frozenset(parameters), known, held(entry.model)
+        return Drafter(Names(*taken), repeats.calls if repeats else {}, templates).walk(graph)
 
     if repeats:
         with tracing.mode:

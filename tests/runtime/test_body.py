@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from superscaler.runtime.body import Body, Outputs, build, out_form
+from superscaler.runtime.custom import op
 from superscaler.runtime.resolve import Line, Resolved, Shape
 
 F64, F32 = torch.float64, torch.float32
@@ -74,6 +75,16 @@ def test_a_result_that_outlives_its_task_owns_its_memory() -> None:
         assert torch.equal(out, A.T)
         assert (out.untyped_storage().data_ptr() == A.untyped_storage().data_ptr()) is shares
         assert out.is_contiguous() is not shares
+
+
+def test_ops_without_a_rule_of_ours_get_their_operands_in_one_piece() -> None:
+    @op("b h -> b h", name="tests::flattening")
+    def flattening(x: torch.Tensor) -> torch.Tensor:
+        return x.view(-1).mul(2).view(x.shape)
+
+    turned = line("aten.permute.default", (0,), (1,), (3, 2), args=((1, 0),))
+    doubled = line(flattening.target, (1,), (2,), (3, 2))
+    assert torch.equal(body([turned, doubled], [(2, 3)], (2,), Outputs()).module.forward(A), 2 * A.T)
 
 
 def test_several_results_some_of_them_stored() -> None:

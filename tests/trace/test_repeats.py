@@ -133,6 +133,22 @@ REGULAR = (plain, writes_its_input)  # the latter writes a value of its own
 IRREGULAR = (writes_buffer, replaces_buffer, leaves_something, reads_its_number, counts_by_its_number)
 
 
+class Skipping(Stack):
+    """One of its blocks is never called."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in (self.blocks[0], self.blocks[2]):
+            x, _ = block(x)
+        return x.square().mean()
+
+
+def test_what_is_never_called_is_state_all_the_same(captures: list[str]) -> None:
+    model = Skipping(plain)
+    traced = trace(model, (torch.randn(5, 4),))
+    assert "RegionEntry" in captures
+    assert {t.name for t in traced.graph.state()} == {*dict(model.named_parameters()), *dict(model.named_buffers())}
+
+
 @pytest.mark.parametrize("extra", [*REGULAR, *IRREGULAR], ids=lambda f: f.__name__)
 def test_whatever_else_a_block_does(captures: list[str], extra: Any) -> None:
     torch.manual_seed(0)
