@@ -10,12 +10,14 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import ray
@@ -42,13 +44,27 @@ STORE = 128 << 20  # bytes of the object store of a Ray that we start
 
 
 class Cluster:
-    """The Ray that a job runs on: the one there is, or one started for it and ended with it."""
+    """The Ray that a job runs on: the one there is, or one of our own, which ends with the last job on it.
+
+    ``alone``: it is on this machine and for jobs of this process only, so that no CPU of it has to be waited for.
+    """
+
+    _lock = threading.Lock()
+    _jobs: ClassVar[list[Cluster]] = []  # those on a Ray of our own
+    _directory: ClassVar[Path | None] = None  # where that Ray keeps its files
 
     def __init__(self, workers: int) -> None:
-        self.directory: Path | None = None
-        self.started = not ray.is_initialized()
-        if not self.started:
-            return
+        with self._lock:
+            self.alone = False
+            if ray.is_initialized() and not self._jobs:
+                return
+            if not ray.is_initialized():
+                self._start(workers)
+            self._jobs.append(self)
+            self.alone = self._directory is not None
+
+    @classmethod
+    def _start(cls, workers: int) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -56,22 +72,30 @@ class Cluster:
             ray.init(**quiet)
             return
         # Sockets lie in it, and their paths are limited to about a hundred characters.
-        self.directory = Path(tempfile.mkdtemp(prefix="ss-ray-", dir="/tmp"))
-        cpus, place = max(workers, os.cpu_count() or 1), str(self.directory)
+        cls._directory = Path(tempfile.mkdtemp(prefix="ss-ray-", dir="/tmp"))
+        cpus, place = max(workers, os.cpu_count() or 1), str(cls._directory)
         try:
             ray.init(num_cpus=cpus, object_store_memory=STORE, include_dashboard=False, _temp_dir=place, **quiet)
         except BaseException:
-            self.close()
+            cls._stop()
             raise
 
-    def close(self) -> None:
-        """End what was started."""
-        family = [] if self.directory is None else [p for p in psutil.Process().children(recursive=True) if _rays(p)]
-        if self.started:
-            ray.shutdown()
+    @classmethod
+    def _stop(cls) -> None:
+        directory, cls._directory = cls._directory, None
+        family = [] if directory is None else [p for p in psutil.Process().children(recursive=True) if _rays(p)]
+        ray.shutdown()
         _end(family)
-        if self.directory is not None:
-            shutil.rmtree(self.directory, ignore_errors=True)
+        if directory is not None:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def close(self) -> None:
+        """End what was started, unless another job uses it."""
+        with self._lock:
+            if self in self._jobs:
+                self._jobs.remove(self)
+                if not self._jobs:
+                    self._stop()
 
 
 def _rays(process: psutil.Process) -> bool:
@@ -79,6 +103,12 @@ def _rays(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
         return any(word.startswith("ray::") or "/ray/" in word for word in process.cmdline())
     return False
+
+
+def _no_alarm() -> None:
+    """Ray's handler of SIGTERM (Abseil's) has the process abort three seconds later: to end a job may take longer."""
+    if signal.getsignal(signal.SIGALRM) is signal.SIG_DFL:
+        signal.alarm(0)
 
 
 def _end(processes: list[psutil.Process]) -> None:
@@ -129,8 +159,10 @@ class RayCrew:
             raise
 
     def _start(self, plan: Plan, options: WorkerOptions) -> None:
-        gpus = _gpus(plan)
-        kind = ray.remote(_Actor).options(num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0)
+        assert self.cluster is not None
+        gpus = _gpus(plan, alone=self.cluster.alone)
+        cpus = 0 if self.cluster.alone else 1
+        kind = ray.remote(_Actor).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0)
         self.actors = [kind.remote() for _ in range(plan.workers)]
         where = self._all("where", [()] * plan.workers, limit=START)
         order = sorted(range(plan.workers), key=lambda i: where[i].node)  # neighbours on one node, as plans assume
@@ -241,6 +273,7 @@ class RayCrew:
         )
 
     def close(self) -> None:
+        _no_alarm()
         actors, self.actors = self.actors, []
         for actor in actors:
             with contextlib.suppress(Exception):
@@ -252,11 +285,11 @@ class RayCrew:
         self.progress.close()
 
 
-def _gpus(plan: Plan) -> int:
+def _gpus(plan: Plan, *, alone: bool) -> int:
     """GPUs per worker: one if there are enough. Raises :class:`ClusterError` if the machine is too small."""
     resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    if cpus < plan.workers:
+    if cpus < plan.workers and not alone:
         raise ClusterError(
             f"the plan needs {plan.workers} workers, and Ray has {cpus} CPUs",
             f"nodes: {len(ray.nodes())}",

@@ -152,12 +152,34 @@ class TestWithinARayThatRuns:
         assert leftovers() <= before
 
 
+@pytest.mark.slow
+def test_jobs_of_one_process_share_a_ray_that_ends_with_the_last() -> None:
+    """Together they have more workers than the machine has cores."""
+    before, expected = leftovers(), plans.Reference().steps(2)
+    first = launch(plans.tensor_parallel(ways=6), plans.Reference())
+    second = launch(plans.pipelined(), plans.Reference())
+    with first:
+        assert [first.step(plans.batch()), second.step(plans.batch())] == pytest.approx([expected[0]] * 2, rel=1e-9)
+    with second:
+        assert second.step(plans.batch()) == pytest.approx(expected[1], rel=1e-9)
+    assert not ray.is_initialized()
+    assert descendants() == []
+    assert leftovers() <= before
+
+
 SCRIPT = """
     import sys
+    import time
     sys.path.insert(0, {here!r})
+    import ray
     import small_plans as plans
     from superscaler.runtime.launch import launch
 
+    def shutdown(end=ray.shutdown):
+        time.sleep({slowly})
+        end()
+
+    ray.shutdown = shutdown
     with launch(plans.pipelined(4, slow=1000.0), plans.Reference()) as job:
         print("running", flush=True)
         while True:
@@ -166,10 +188,11 @@ SCRIPT = """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_from_outside(how: signal.Signals) -> None:
+@pytest.mark.parametrize(("how", "slowly"), [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGTERM, 5)])
+def test_interrupted_from_outside(how: signal.Signals, slowly: int) -> None:
+    """``slowly``: seconds by which Ray takes longer to end, as on a busy machine."""
     before = leftovers()
-    script = textwrap.dedent(SCRIPT.format(here=str(Path(__file__).parent)))
+    script = textwrap.dedent(SCRIPT.format(here=str(Path(__file__).parent), slowly=slowly))
     job = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert job.stdout is not None
@@ -179,6 +202,7 @@ def test_interrupted_from_outside(how: signal.Signals) -> None:
         assert any("raylet" in " ".join(p.cmdline()) for p in family)
         job.send_signal(how)
         job.communicate(timeout=30)
+        assert job.returncode != -signal.SIGABRT
         assert psutil.wait_procs(family, timeout=10)[1] == []
         assert leftovers() <= before
     finally:
