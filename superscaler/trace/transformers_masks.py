@@ -32,12 +32,18 @@ def prepare(model: nn.Module) -> None:
         config: Any = getattr(module, "config", None)
         if config is None or not hasattr(config, "_attn_implementation_internal"):
             continue
-        if config._attn_implementation_internal not in (None, "eager"):
+        if config._attn_implementation_internal not in (None, "eager") and _asks_the_registry(module):
             config._attn_implementation_internal = NAME
         if getattr(config, "_experts_implementation_internal", None) is not None:
             config._experts_implementation_internal = NAME
         if getattr(config, "use_cache", False):
             config.use_cache = False
+
+
+def _asks_the_registry(module: nn.Module) -> bool:
+    """Whether the model's code looks its attention up; what knows implementations by name would not know ours."""
+    rooms = {cls.__module__ for cls in type(module).__mro__} - {"transformers.modeling_utils"}
+    return any(hasattr(sys.modules.get(room), "ALL_ATTENTION_FUNCTIONS") for room in rooms)
 
 
 @contextmanager

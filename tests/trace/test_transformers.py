@@ -154,6 +154,14 @@ def test_a_sliding_window_needs_a_mask() -> None:
     assert [len(op.inputs) for op in traced.graph.ops if op.target == "superscaler.attention"] == [3, 4]
 
 
+def test_a_model_that_knows_attention_by_name_keeps_its_own() -> None:
+    torch.manual_seed(0)
+    config = transformers.FalconConfig(
+        vocab_size=64, hidden_size=24, num_hidden_layers=1, num_attention_heads=3, alibi=True
+    )
+    assert_same_as_torch(transformers.FalconForCausalLM(config), kwargs=language_batch())
+
+
 def test_eager_attention_stays_in_parts() -> None:
     torch.manual_seed(0)
     traced = assert_same_as_torch(gpt2(attn_implementation="eager"), kwargs=language_batch())
