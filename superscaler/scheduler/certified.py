@@ -21,7 +21,7 @@ from superscaler.scheduler.listing import list_schedule
 from superscaler.scheduler.periodic import ALL_SPANS, Course, extend, feasible
 from superscaler.scheduler.pipeline import MOST_TASKS, PipelineProblem, enumerable, to_problem
 from superscaler.scheduler.pipeline_timetable import PipelineTimetable, Sends
-from superscaler.scheduler.polish import Budget, from_kernel, from_pattern, is_slow, polish, prove
+from superscaler.scheduler.polish import Budget, from_kernel, from_pattern, is_slow, pace, polish, prove
 from superscaler.scheduler.problem import Certificate, Problem, Status, Timetable
 from superscaler.scheduler.ramps import device_bounds, ramp_bound
 from superscaler.scheduler.sends import with_sends
@@ -42,6 +42,8 @@ _BUSIEST = 2
 """Devices that are relaxed together: with more of them the solver proves less."""
 _MORE = 5
 """Policies tried once the bound is reached, for one that repeats itself."""
+_EXTENDED = 8
+"""Constructive schedules tried on many micro-batches, those first that promise most by their pace."""
 _LIGHTER = 6
 """Policies tried in less memory."""
 _LONGER = 3
@@ -143,11 +145,46 @@ class _Search:
             self.improve()
         if not feasible(self.small, self.starts):
             raise ScheduleError("a schedule failed its own check", hint="please report this problem")
-        course = self.course or extend(self.small, self.starts, self.flow.microbatches)
-        course = course or self.longer() or self.written_out()
+        course = self.course or self.of_all()
         # What a constructive schedule of all micro-batches takes: it repeats the same steady state.
         self.baseline = (self.baseline[0] + course.makespan - self.length, self.baseline[1])
         return course
+
+    def of_all(self) -> Course:
+        """The shortest course of all micro-batches: repeated, or where that has a gap and they are few, written out."""
+        course = self.repeated()
+        if course is None or (self.late(course) and self.few()):
+            return min(filter(None, (course, self.written_out())), key=lambda course: course.makespan)
+        return course
+
+    def late(self, course: Course) -> bool:
+        """Whether a course made of fewer micro-batches leaves a gap."""
+        return self.flow.microbatches > self.small.microbatches and course.makespan > self.bound.value
+
+    def few(self) -> bool:
+        """Whether all micro-batches can be scheduled one by one in no time."""
+        return 4 * self.flow.tasks < _GREEDY_VISITS // 4
+
+    def repeated(self) -> Course | None:
+        """The shortest course of all micro-batches that repeats a steady state, or None."""
+        course = self.extended()
+        if course is None or (self.late(course) and self.small.tasks < _KERNEL_TASKS):
+            courses = filter(None, (course, self.longer()))
+            return min(courses, key=lambda course: course.makespan, default=None)
+        return course
+
+    def extended(self) -> Course | None:
+        """The shortest of the best few extended: on many micro-batches a better steady state outdoes better ramps."""
+        many = self.flow.microbatches
+        found = [extend(self.small, self.starts, many)]
+        if many > self.small.microbatches:
+            found += [extend(self.small, make(self.small, tuned), many) for make, tuned in self.promising(_EXTENDED)]
+        return min(filter(None, found), key=lambda course: course.makespan, default=None)
+
+    def promising(self, count: int) -> list[tuple[Make, Tuning]]:
+        """Those of the family that promise the shortest schedules of all micro-batches, one of each length."""
+        alike = {promise: (make, tuned) for promise, make, tuned in reversed(self.promises)}
+        return [alike[promise] for promise in sorted(alike)[:count]]
 
     def longer(self) -> Course | None:
         """Two and four times as many micro-batches, for memory may take long to fill: the best policies, and the first
@@ -179,7 +216,8 @@ class _Search:
                 f"no steady state was found, and {self.flow.tasks} tasks are too many to be scheduled one by one",
                 hint="fewer micro-batches",
             )
-        tried = [make(self.flow, tuned) for _, _, make, tuned in self.tried[:3]]
+        count = 3 if self.budget.blown else max(3, _GREEDY_VISITS // 4 // self.flow.tasks)
+        tried = [make(self.flow, tuned) for make, tuned in [self.promises[0][1:], *self.promising(count)]]
         starts = min(tried, key=self.flow.makespan)
         if not feasible(self.flow, starts):
             raise ScheduleError("a schedule failed its own check", hint="please report this problem")
@@ -192,12 +230,15 @@ class _Search:
         """
         small = self.small
         self.tried: list[tuple[int, int, Make, Tuning]] = []
+        self.promises: list[tuple[float, Make, Tuning]] = []
+        extra = self.flow.microbatches - small.microbatches
         more = _MORE
         for number, (policy, back) in enumerate(policies(small)):
             make, tuned = (greedy_back if back else greedy), tuning(small, policy)
             starts = make(small, tuned)
             self.offer(starts, f"{policy}{', from the end' if back else ''}")
             self.tried.append((small.makespan(starts), number, make, tuned))
+            self.promises.append((small.makespan(starts) + extra * pace(starts), make, tuned))
             if small.makespan(starts) == self.floor:
                 self.course = extend(small, starts, self.flow.microbatches) if feasible(small, starts) else None
             more -= self.length == self.floor

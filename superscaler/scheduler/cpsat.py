@@ -19,6 +19,8 @@ from superscaler.scheduler.problem import Problem, jobs_by_lane, makespan
 from superscaler.scheduler.symmetry import interchangeable
 
 WORKERS = 2
+SEEDS = 2**31
+"""How many seeds CP-SAT tells apart; any integer is taken as one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ def configure(solver: cp_model.CpSolver, effort: float, seed: int, time_limit: f
     parameters = solver.parameters
     parameters.num_workers = WORKERS
     parameters.interleave_search = True
-    parameters.random_seed = seed
+    parameters.random_seed = seed % SEEDS
     parameters.max_deterministic_time = effort
     if time_limit is not None:
         parameters.max_time_in_seconds = max(time_limit, 0.01)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ortools.sat.python import cp_model
 
+from superscaler.scheduler.cpsat import SEEDS
 from superscaler.scheduler.flow import BACKWARD, FORWARD, WEIGHT, Flow
 
 Kernel = list[list[int]]
@@ -23,7 +24,7 @@ def find_kernel(
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 2
     solver.parameters.interleave_search = True
-    solver.parameters.random_seed = seed
+    solver.parameters.random_seed = seed % SEEDS
     solver.parameters.max_deterministic_time = effort
     if time_limit is not None:
         solver.parameters.max_time_in_seconds = max(time_limit, 0.01)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from ortools.sat.python import cp_model
 
+from superscaler.scheduler.cpsat import SEEDS
 from superscaler.scheduler.relief import Life, Relief
 
 
@@ -32,7 +33,7 @@ def relieve(
     model = _Relief(lives, busy, capacity, transfer, recompute)
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1
-    solver.parameters.random_seed = seed
+    solver.parameters.random_seed = seed % SEEDS
     solver.parameters.max_deterministic_time = effort
     if time_limit is not None:
         solver.parameters.max_time_in_seconds = max(time_limit, 0.01)

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 from ortools.sat.python import cp_model
 
+from superscaler.scheduler.cpsat import SEEDS
 from superscaler.scheduler.flow import FORWARD, WEIGHT, Flow, Task
 
 
@@ -30,7 +31,7 @@ def relaxed_bound(
     parameters = solver.parameters
     parameters.num_workers = 2
     parameters.interleave_search = True
-    parameters.random_seed = seed
+    parameters.random_seed = seed % SEEDS
     parameters.max_deterministic_time = effort
     if time_limit is not None:
         parameters.max_time_in_seconds = max(time_limit, 0.01)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ortools.sat.python import cp_model
 
+from superscaler.scheduler.cpsat import SEEDS
 from superscaler.scheduler.flow import FORWARD, WEIGHT, Flow, Starts, Task
 
 
@@ -43,7 +44,7 @@ def improve_window(
     solver = cp_model.CpSolver()
     parameters = solver.parameters
     parameters.num_workers = 1
-    parameters.random_seed = seed
+    parameters.random_seed = seed % SEEDS
     parameters.max_deterministic_time = effort
     # Presolve and the linear relaxation cost more than these small models take to solve; every other seed climbs from
     # the bound instead of descending from the hint.

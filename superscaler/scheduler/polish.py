@@ -142,6 +142,11 @@ def least_period(flow: Flow) -> int:
 
 def is_slow(flow: Flow, starts: Starts) -> bool:
     """Whether the middle half of ``starts`` runs at less than 99 % of the pace of the busiest device."""
+    return pace(starts) > 1.01 * max(flow.load)
+
+
+def pace(starts: Starts) -> float:
+    """The ticks per micro-batch in the middle half of ``starts``; 0 if there are too few to tell."""
     row = starts[0][0]
     quarter = len(row) // 4
-    return quarter > 0 and row[-quarter] - row[quarter] > 1.01 * (len(row) - 2 * quarter) * max(flow.load)
+    return (row[-quarter] - row[quarter]) / (len(row) - 2 * quarter) if quarter else 0.0

@@ -88,6 +88,20 @@ def test_a_limit_too_short_returns_the_constructive_schedule_and_says_so() -> No
     assert table.makespan == table.certificate.baseline[0]
 
 
+@pytest.mark.parametrize("microbatches", [64, 300])
+def test_more_time_never_ends_in_a_longer_schedule_of_many_microbatches(microbatches: int) -> None:
+    problem = PipelineProblem(16, microbatches, comm=1, max_activations=9, placement="v")
+    quick, slow = (solve_pipeline(problem, effort=0, time_limit=limit) for limit in (0.0, 0.2))
+    check(slow)
+    assert slow.makespan <= quick.makespan
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31, 10**30])
+def test_any_integer_is_a_seed(seed: int) -> None:
+    assert solve_pipeline(PipelineProblem(4, 6, comm=3, max_activations=3), seed=seed).makespan == 276
+    check(solve_pipeline(v(2, 4, 3, comm=1), seed=seed, effort=0.1))
+
+
 def test_memory_that_holds_no_schedule_is_named_with_what_would_do() -> None:
     with pytest.raises(InfeasiblePlan) as caught:
         solve_pipeline(v(4, 8, 1))
