@@ -130,8 +130,8 @@ def _attention(
                 hint='model.set_attn_implementation("eager")',
             )
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal) and query.shape[2] > 1
-    if attention_mask is not None and attention_mask.shape[-2] > 1:
-        causal = False
+    if attention_mask is not None and (attention_mask.shape[-2] > 1 or attention_mask.dtype != torch.bool):
+        causal = False  # the whole mask, or one that the model has made itself; ours is of keys, true or false
     if position_bias is not None:
         attention_mask = _biased(position_bias, attention_mask)
     grouped = key.shape[1] != query.shape[1]

@@ -154,6 +154,12 @@ def test_a_sliding_window_needs_a_mask() -> None:
     assert [len(op.inputs) for op in traced.graph.ops if op.target == "superscaler.attention"] == [3, 4]
 
 
+def test_a_mask_that_the_model_makes_itself_is_the_whole_mask() -> None:
+    torch.manual_seed(0)
+    config = transformers.LayoutLMConfig(**TEXT, **NO_DROPOUT)
+    assert_same_as_torch(transformers.LayoutLMForMaskedLM(config), kwargs=language_batch())
+
+
 def test_a_model_that_knows_attention_by_name_keeps_its_own() -> None:
     torch.manual_seed(0)
     config = transformers.FalconConfig(
