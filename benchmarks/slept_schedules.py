@@ -123,14 +123,15 @@ def planned(schedule: str, placement: str, microbatches: int) -> tuple[Plan, nn.
 @cache
 def link() -> Measured:
     """What moving a message takes here."""
-    return measure_link("cpu")
+    return measure_link("cpu", DEVICES)
 
 
 def predict(plan: Plan) -> float:
     """The milliseconds of a step: the plan's Programs replayed with its task bodies, measured in this process, and this
     machine's link. The tasks sleep, so that none is in another's way on the cores that they share."""
-    blocks = measure_blocks(plan, WorkerOptions(), repeats=2)
-    here = Profile(this_machine(plan.workers), plan.cluster.device(0), link().link, {}, blocks, link().post)
+    bodies = measure_blocks(plan, WorkerOptions(), repeats=2)
+    post = link().post + bodies.posting
+    here = Profile(this_machine(plan.workers), plan.cluster.device(0), link().link, {}, bodies.seconds, post)
     run = replay(plan.entries["train"], durations(plan, "train", here), post=round(here.post * 1e6))
     return max(end for ends in run.ends for end in ends) / 1000
 

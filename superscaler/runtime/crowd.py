@@ -21,11 +21,10 @@ from superscaler.ir import plan_file
 from superscaler.ir.plan import Plan
 from superscaler.runtime.distributed import connect, disconnect
 from superscaler.runtime.moves import measure_moves
-from superscaler.runtime.processes import together
+from superscaler.runtime.processes import MOST, together
 from superscaler.runtime.rehearsal import Rehearsal
 from superscaler.runtime.worker import WorkerOptions, make_worker
 
-MOST = 16  # workers that are measured together
 _ROUND = 0.8  # seconds in which a number of workers compute together
 _LIMIT = 300.0  # seconds for all of it
 

@@ -1,6 +1,6 @@
-"""The link between two workers of this machine, measured: two processes send a message back and forth.
+"""The link between two workers of this machine, measured: processes send a message back and forth, all pairs at once.
 
-Run as a program (``python -m superscaler.runtime.links WORKER PORT DEVICE``) it is one of the two.
+Run as a program (``python -m superscaler.runtime.links WORKER PORT DEVICE WORKERS``) it is one of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from superscaler.ir.cluster import Link
 from superscaler.runtime.distributed import connect, disconnect
-from superscaler.runtime.processes import together
+from superscaler.runtime.processes import MOST, together
 
 SMALL, LARGE = 4 << 10, 4 << 20  # bytes
 _BETWEEN = 0.01  # seconds that a worker is busy otherwise between two communications
@@ -29,24 +29,29 @@ class Measured(msgspec.Struct, frozen=True):
     post: float
 
 
-def measure_link(device: str) -> Measured:
-    """Between two workers of this machine. Raises :class:`RunError` if a process fails or takes too long."""
-    found = together("superscaler.runtime.links", 2, [device], limit=_LIMIT, doing="measuring the link")
+def measure_link(device: str, workers: int = 2) -> Measured:
+    """Between two of so many workers of this machine: all that have a core or GPU to themselves, or share it.
+
+    Raises :class:`RunError` if a process fails or takes too long.
+    """
+    count = min(workers, MOST if device == "cpu" else torch.cuda.device_count()) // 2 * 2
+    arguments = [device, str(max(2, count))]
+    found = together("superscaler.runtime.links", max(2, count), arguments, limit=_LIMIT, doing="measuring the link")
     return msgspec.json.decode(found, type=Measured)
 
 
-def _main(worker: int, port: int, kind: str) -> None:
+def _main(worker: int, port: int, kind: str, workers: int) -> None:
     device = torch.device(kind, worker) if kind == "cuda" else torch.device(kind)
-    connect(worker, 2, "127.0.0.1", port, device=device, limit=_LIMIT)
+    connect(worker, workers, "127.0.0.1", port, device=device, limit=_LIMIT)
     try:
-        short = _seconds(worker, SMALL, device, 40, _BETWEEN)
-        long = _seconds(worker, LARGE, device, 10)
+        short, long = _seconds(worker, SMALL, device, 40), _seconds(worker, LARGE, device, 10)
+        arriving = _arriving(worker, 60) if kind == "cpu" else short
         post = _posting(worker, device, 20)
     finally:
         disconnect()
     if worker == 0:
         bandwidth = (LARGE - SMALL) / max(long - short, 1e-9)
-        link = Link("measured", bandwidth, max(short - SMALL / bandwidth, 0.0))
+        link = Link("measured", bandwidth, max(arriving - SMALL / bandwidth, 0.0))
         print(msgspec.json.encode(Measured(link, post)).decode())
 
 
@@ -55,33 +60,52 @@ def _posting(worker: int, device: torch.device, times: int) -> float:
     message = torch.zeros(SMALL, dtype=torch.uint8, device=device)
     found: list[float] = []
     for turn in range(times + 2):
+        dist.barrier()  # workers of a pipeline end their tasks together
         sleep(_BETWEEN)
         start = perf_counter()
         post = dist.isend if (turn + worker) % 2 else dist.irecv
-        work = post(message, 1 - worker)
+        work = post(message, worker ^ 1)
         found.append(perf_counter() - start)
         if work is not None:
             work.wait()
     return mean(sorted(found[2:])[: times - 2])
 
 
-def _seconds(worker: int, size: int, device: torch.device, times: int, pause: float = 0.0) -> float:
-    """One way: half of there and back, after a ``pause``."""
+def _seconds(worker: int, size: int, device: torch.device, times: int) -> float:
+    """One way: half of there and back."""
     message = torch.zeros(size, dtype=torch.uint8, device=device)
     found: list[float] = []
     for _ in range(times + 3):
-        sleep(pause)
         start = perf_counter()
         for sender in (0, 1):
-            if sender == worker:
-                dist.send(message, 1 - worker)
+            if sender == worker % 2:
+                dist.send(message, worker ^ 1)
             else:
-                dist.recv(message, 1 - worker)
+                dist.recv(message, worker ^ 1)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         found.append((perf_counter() - start) / 2)
     return median(found[3:])
 
 
+def _arriving(worker: int, times: int) -> float:
+    """One way, to a worker that has to be woken, from one that has slept: a message that says when it was sent.
+
+    (Workers of one machine have one clock.)
+    """
+    message = torch.zeros(SMALL // 8, dtype=torch.float64)
+    found: list[float] = []
+    for turn in range(times + 3):
+        dist.barrier()  # workers of a pipeline end their tasks together
+        if (turn + worker) % 2:
+            sleep(_BETWEEN)
+            message[0] = perf_counter()
+            dist.send(message, worker ^ 1)
+        else:
+            dist.recv(message, worker ^ 1)
+            found.append(perf_counter() - float(message[0]))
+    return median(found[2:])
+
+
 if __name__ == "__main__":
-    _main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    _main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from superscaler.errors import RunError
 from superscaler.runtime.distributed import serve
 
+MOST = 16  # workers that are measured together
+
 
 def together(module: str, workers: int, arguments: Sequence[str], *, limit: float, doing: str) -> bytes:
     """Run ``python -m module WORKER PORT *arguments`` for every worker; the last line that the first one prints.

@@ -6,6 +6,7 @@ Task bodies are rehearsed: one worker of each role runs its Programs alone on ze
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -22,9 +23,10 @@ from superscaler.ir.rules import rule_for
 from superscaler.ir.rules.part import part_of_op
 from superscaler.ir.rules.rule import Splits, op_layouts
 from superscaler.runtime.comm import Comm
+from superscaler.runtime.execution import Execution
 from superscaler.runtime.ops import DTYPES, bind, function, set_device
 from superscaler.runtime.rehearsal import Rehearsal
-from superscaler.runtime.worker import Worker, WorkerOptions, make_worker
+from superscaler.runtime.worker import WorkerOptions, make_worker
 from superscaler.scheduler.cost import VIEWS
 from superscaler.scheduler.keys import Keys, op_key
 from superscaler.scheduler.machine import this_machine
@@ -40,8 +42,8 @@ _MOST = 200  # repetitions
 def measure(plan: Plan, *, repeats: int = 5, links: bool = True, progress: Announce = lambda text: None) -> Profile:
     """The profile of this machine as far as ``plan`` needs it: see :class:`Profile`.
 
-    ``repeats``: how often task bodies run at least. ``links``: start two processes to measure the link between
-    workers, if the plan has several. Raises :class:`PlanError` if a worker does not fit into this machine's memory.
+    ``repeats``: how often task bodies run at least. ``links``: start processes that measure what is between workers,
+    if the plan has several. Raises :class:`PlanError` if a worker does not fit into this machine's memory.
     """
     machine = this_machine(plan.workers)
     kind = "cpu" if machine.kind == "cpu" else "cuda"
@@ -56,7 +58,7 @@ def measure(plan: Plan, *, repeats: int = 5, links: bool = True, progress: Annou
             progress("measuring ops")
             ops = measure_ops(plan, torch.device(kind))
             progress("measuring task bodies")
-            blocks = measure_blocks(plan, WorkerOptions(kind), repeats)
+            bodies = measure_blocks(plan, WorkerOptions(kind), repeats)
     except torch.OutOfMemoryError as e:
         raise PlanError("a worker of the plan does not fit into this machine", str(e).partition("\n")[0]) from e
     finally:
@@ -66,8 +68,8 @@ def measure(plan: Plan, *, repeats: int = 5, links: bool = True, progress: Annou
         from superscaler.runtime.links import measure_link
 
         progress("measuring the link")
-        measured = measure_link(kind)
-        link, post = measured.link, measured.post
+        measured = measure_link(kind, plan.workers)
+        link, post = measured.link, measured.post + bodies.posting
     moves: dict[str, float] = {}
     crowd: dict[int, float] = {}
     if links and plan.workers > 1 and kind == "cpu":
@@ -76,7 +78,7 @@ def measure(plan: Plan, *, repeats: int = 5, links: bool = True, progress: Annou
         progress("measuring workers together")
         together = measure_crowd(plan)
         moves, crowd = together.moves, together.slowdown
-    return Profile(machine, device, link, ops, blocks, post, moves, crowd)
+    return Profile(machine, device, link, ops, bodies.seconds, post, moves, crowd)
 
 
 # --- ops --------------------------------------------------------------------------------------------------------------
@@ -145,9 +147,19 @@ class _Alone:
     ordered = False
 
 
-def measure_blocks(plan: Plan, options: WorkerOptions, repeats: int) -> dict[str, float]:
-    """Seconds of every distinct task body that a plan's workers run, without what they communicate."""
+@dataclass(frozen=True)
+class Bodies:
+    """``seconds`` of every distinct task body, by key; ``posting``: of a worker's own time to come to a communication,
+    without what the communication itself takes of it."""
+
+    seconds: dict[str, float]
+    posting: float
+
+
+def measure_blocks(plan: Plan, options: WorkerOptions, repeats: int) -> Bodies:
+    """What a plan's workers take for their tasks, without what they communicate."""
     found: dict[str, list[float]] = {}
+    between: list[float] = []
     for index in sorted({program.workers[0] for entry in plan.entries.values() for program in entry.programs}):
         alone: Any = _Alone()
         rehearsal = Rehearsal(alone)
@@ -162,16 +174,34 @@ def measure_blocks(plan: Plan, options: WorkerOptions, repeats: int) -> dict[str
                     if number >= repeats and perf_counter() - start > _LEAST_RUN:
                         break
                     rehearsal.run([execution])
-                    _note(found, execution.program, keys, worker, name)
+                    times = worker.times(name)
+                    _note(found, execution.program, keys, times)
+                    between += _between(execution, times)
         finally:
             worker.close()
-    return {key: typical(times) for key, times in found.items()}
+    posting = typical(between) if between else 0.0
+    return Bodies({key: typical(times) for key, times in found.items()}, posting)
 
 
-def _note(found: dict[str, list[float]], program: Program, keys: Keys, worker: Worker, entry: str) -> None:
-    for item, (start, end) in zip(program.order, worker.times(entry), strict=True):
+Times = list[tuple[int, int]]  # nanoseconds
+
+
+def _note(found: dict[str, list[float]], program: Program, keys: Keys, times: Times) -> None:
+    for item, (start, end) in zip(program.order, times, strict=True):
         if program.blocks[item.block].lane == "compute":
             found.setdefault(keys.block(item.block, item.microbatch), []).append((end - start) / 1e9)
+
+
+def _between(execution: Execution, times: Times) -> Iterator[float]:
+    """Seconds for each communication that stands between two tasks that compute."""
+    program, before, posted = execution.program, None, 0
+    for number in (item.number for item in execution.items):
+        if program.blocks[program.order[number].block].lane != "compute":
+            posted += 1
+            continue
+        if before is not None and posted:
+            yield (times[number][0] - times[before][1]) / 1e9 / posted
+        before, posted = number, 0
 
 
 # --- the device -------------------------------------------------------------------------------------------------------

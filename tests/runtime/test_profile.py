@@ -14,7 +14,8 @@ from superscaler.models import build
 from superscaler.runtime.crowd import measure_crowd
 from superscaler.runtime.links import measure_link
 from superscaler.runtime.moves import collectives
-from superscaler.runtime.profile import measure
+from superscaler.runtime.profile import measure, measure_blocks
+from superscaler.runtime.worker import WorkerOptions
 from superscaler.scheduler.cost import VIEWS
 from superscaler.scheduler.keys import Keys, op_key
 from superscaler.scheduler.machine import this_machine
@@ -54,9 +55,16 @@ def test_measurements_are_kept_and_found_again(tmp_path: Path, monkeypatch: pyte
     assert set(measured.ops) < set(again.ops)
 
 
+def test_what_coming_to_a_communication_takes() -> None:
+    """It is counted where something is posted between tasks, and only there."""
+    assert measure_blocks(plan("data_parallel:ways=1", 1), WorkerOptions(), repeats=2).posting == 0.0
+    assert 0 < measure_blocks(plan("pipeline:stages=2,microbatches=2", 2), WorkerOptions(), repeats=2).posting < 0.01
+
+
 @pytest.mark.slow
-def test_the_link_between_two_processes() -> None:
-    found = measure_link("cpu")
+@pytest.mark.parametrize("workers", [2, 5])
+def test_the_link_between_workers(workers: int) -> None:
+    found = measure_link("cpu", workers)
     assert found.link.bandwidth > 1e6
     assert 0 <= found.link.latency < 1
     assert 0 < found.post < 0.1
