@@ -2,7 +2,7 @@
 
 A device that is free takes a forward or backward that is ready, waits for one that is known to arrive soon, or fills
 in a weight gradient. A :class:`Policy` says which of those first, how many micro-batches may be in flight, and how long
-waiting may last. No policy can run out of memory: each stage leaves one place to every later stage of its device.
+waiting may last. No policy can run out of memory (:class:`Rooms`).
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ PREFERENCES = ("forward first", "backward first", "oldest first", "nearest the t
 class Policy:
     """``reach`` and ``slack`` bound the micro-batches in flight of a stage: ``reach * stages to go + slack``.
 
-    ``patience`` is the share of a weight gradient's duration that a device waits for a known arrival instead.
+    ``patience`` is the share of a weight gradient's duration that a device waits for a known arrival instead. With
+    ``early``, a micro-batch may enter a device where others are to give back the places that its later stages need.
     """
 
     preference: str
     reach: float
     slack: float = 0.0
     patience: float = 0.0
+    early: bool = False
 
     def __str__(self) -> str:
-        return f"greedy ({self.preference}, reach {self.reach:g}+{self.slack:g}, patience {self.patience:g})"
+        early = ", early" if self.early else ""
+        return f"greedy ({self.preference}, reach {self.reach:g}+{self.slack:g}, patience {self.patience:g}{early})"
 
 
 def policies(flow: Flow) -> Iterator[tuple[Policy, bool]]:
@@ -51,6 +54,10 @@ def policies(flow: Flow) -> Iterator[tuple[Policy, bool]]:
         (Policy("forward first", 1.0, 0.0, 0.6), False),
     )
     yield from first
+    if flow.stages > flow.devices:
+        for patience, reach, slack in product((0.3, 0.6), (0.5, 0.6), (0.0, 0.5)):
+            for preference in ("forward first", "late stages first"):
+                yield Policy(preference, reach, slack, patience, early=True), False
     for patience, reach in product((0.3, 0.0, 0.6), (0.9, 1.0, 0.8, 0.7, 0.6, 0.5, 1.2, 9)):
         for slack, preference, back in product((0.5, 0.0, 2.0), PREFERENCES[:kinds], (True, False)):
             if (candidate := (Policy(preference, reach, slack, patience), back)) not in first:
@@ -60,7 +67,7 @@ def policies(flow: Flow) -> Iterator[tuple[Policy, bool]]:
 @dataclass(frozen=True, slots=True)
 class Tuning:
     """A policy for one pipeline: micro-batches in flight per stage; ticks added to the arrival of its forwards and
-    its backwards, and per micro-batch, before the earliest is taken; patience.
+    its backwards, and per micro-batch, before the earliest is taken; patience; early.
     """
 
     in_flight: tuple[int, ...]
@@ -68,13 +75,14 @@ class Tuning:
     backward: tuple[float, ...]
     aging: float = 0.0
     patience: float = 0.0
+    early: bool = False
 
 
 def tuning(flow: Flow, policy: Policy) -> Tuning:
     """What ``policy`` means for ``flow``."""
     in_flight = tuple(max(1, ceil(policy.reach * (flow.stages - s) + policy.slack)) for s in range(flow.stages))
     forward, backward, aging = offsets(flow, policy.preference)
-    return Tuning(in_flight, tuple(forward), tuple(backward), aging, policy.patience)
+    return Tuning(in_flight, tuple(forward), tuple(backward), aging, policy.patience, policy.early)
 
 
 def greedy(flow: Flow, tuned: Tuning) -> Starts:
@@ -102,6 +110,34 @@ def offsets(flow: Flow, preference: str) -> tuple[list[float], list[float], floa
             return late, [value - 0.25 for value in late], 0.0
 
 
+class Rooms:
+    """The places for activations on each device, and which of them may be taken without running into a dead end.
+
+    A micro-batch that has been through all stages of a device (in the order of ``stages_of``) needs no more places
+    there to give back those that it has. Of the others, the first one must always find a place: a stage leaves one to
+    every later stage of its device, of those that are free, or (``early``) that will be when the micro-batches that
+    have been through have given theirs back.
+    """
+
+    def __init__(self, flow: Flow, early: bool) -> None:
+        self.early = early
+        self.free = list(flow.capacity)
+        self.will_be = list(flow.capacity)
+        self.later = {s: len(mine) - 1 - i for mine in flow.stages_of for i, s in enumerate(mine)}
+        self.before = [len(mine) - 1 for mine in flow.stages_of]
+
+    def left(self, d: int) -> int:
+        """A stage may take a place if more are left than it has later stages."""
+        return self.will_be[d] if self.early and self.free[d] else self.free[d]
+
+    def take(self, d: int, s: int) -> None:
+        self.free[d] -= 1
+        self.will_be[d] += -1 if self.later[s] else self.before[d]
+
+    def give_back(self, d: int) -> None:
+        self.free[d] += 1
+
+
 class _Greedy:
     """One run. The inner loop is written for speed: it visits every task of every candidate schedule."""
 
@@ -110,9 +146,7 @@ class _Greedy:
         self.forward_first, self.backward_first = tuned.forward, tuned.backward
         self.aging, self.in_flight, self.patience = tuned.aging, tuned.in_flight, tuned.patience
         self.ends: Starts = [[[] for _ in range(flow.stages)] for _ in range(3)]
-        self.live = [0] * flow.devices
-        # One place is kept for each later stage of the device, so that memory never runs into a dead end.
-        self.reserve = {mine[i]: len(mine) - 1 - i for mine in flow.stages_of for i in range(len(mine))}
+        self.rooms = Rooms(flow, tuned.early)
 
     def play(self) -> Starts:
         flow, ends = self.flow, self.ends
@@ -129,7 +163,10 @@ class _Greedy:
                 continue
             end = start + flow.duration[kind][s]
             ends[kind][s].append(end)
-            self.live[d] += (kind == FORWARD) - (kind == WEIGHT)
+            if kind == FORWARD:
+                self.rooms.take(d, s)
+            elif kind == WEIGHT:
+                self.rooms.give_back(d)
             free[d] = end
             heappush(heap, (end, d))
             neighbour = s + 1 if kind == FORWARD else s - 1 if kind == BACKWARD else -1
@@ -145,7 +182,7 @@ class _Greedy:
         best = float(NEVER)
         forwards, backwards, weights = self.ends
         flow = self.flow
-        room = flow.capacity[d] - self.live[d]
+        room, later = self.rooms.left(d), self.rooms.later
         oldest = NEVER
         for s in flow.stages_of[d]:
             nf, nb, nw = len(forwards[s]), len(backwards[s]), len(weights[s])
@@ -156,7 +193,7 @@ class _Greedy:
                 key = at + self.backward_first[s] + nb * self.aging
                 if key < best:
                     best, kind, stage, start = key, BACKWARD, s, at
-            if nf - nb < self.in_flight[s] and nf < flow.microbatches and room > self.reserve[s]:
+            if nf - nb < self.in_flight[s] and nf < flow.microbatches and room > later[s]:
                 arrival = self.forward_arrival(s, nf)
                 if arrival < NEVER:
                     at = arrival if arrival > now else now

@@ -10,7 +10,7 @@ from __future__ import annotations
 from heapq import heappop, heappush
 
 from superscaler.scheduler.flow import BACKWARD, FORWARD, NEVER, WEIGHT, Flow, Starts
-from superscaler.scheduler.greedy import Tuning
+from superscaler.scheduler.greedy import Rooms, Tuning
 
 
 def greedy_back(flow: Flow, tuned: Tuning) -> Starts:
@@ -29,8 +29,7 @@ class _GreedyBack:
         self.forward_first, self.backward_first = tuned.forward, tuned.backward
         self.aging, self.in_flight, self.patience = tuned.aging, tuned.in_flight, tuned.patience
         self.ends: Starts = [[[] for _ in range(flow.stages)] for _ in range(3)]
-        self.live = [0] * flow.devices
-        self.reserve = {mine[i]: len(mine) - 1 - i for mine in flow.stages_of for i in range(len(mine))}
+        self.rooms = Rooms(flow, tuned.early)
 
     def play(self) -> None:
         flow = self.flow
@@ -46,7 +45,10 @@ class _GreedyBack:
                 continue
             free[d] = start + flow.duration[kind][s]
             self.ends[kind][s].append(free[d])
-            self.live[d] += (kind == WEIGHT) - (kind == FORWARD)
+            if kind == WEIGHT:
+                self.rooms.take(d, s)
+            elif kind == FORWARD:
+                self.rooms.give_back(d)
             heappush(heap, (free[d], d))
             neighbour = s - 1 if kind == FORWARD else s + 1 if kind == BACKWARD else -1
             if 0 <= neighbour < flow.stages and idle[other := flow.device[neighbour]]:
@@ -58,7 +60,7 @@ class _GreedyBack:
         kind, stage, start = -1, -1, NEVER
         best = float(NEVER)
         forwards, backwards, weights = self.ends
-        room = self.flow.capacity[d] - self.live[d]
+        room, later = self.rooms.left(d), self.rooms.later
         filler, lead = -1, NEVER
         # A later stage never takes memory for a micro-batch before the earlier ones of its device have: no dead end.
         allowed = self.flow.microbatches
@@ -69,7 +71,7 @@ class _GreedyBack:
                 key = at + self.forward_first[s] + nf * self.aging
                 if key < best:
                     best, kind, stage, start = key, FORWARD, s, at
-            fits = room > self.reserve[s] and nw < allowed
+            fits = room > later[s] and nw < allowed
             allowed = nw
             if fits and nw - nb < lead:
                 filler, lead = s, nw - nb

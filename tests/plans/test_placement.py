@@ -89,7 +89,7 @@ def test_a_schedule_of_ones_own_runs() -> None:
     ("pipeline:stages=4,microbatches=3,schedule=chimera", "even numbers"),
     ("pipeline:stages=4,microbatches=3,schedule=interleaved_1f1b", "in groups of 2 devices"),
     ("pipeline:stages=8,microbatches=4,schedule=dualpipe_v", "needs 8 micro-batches"),
-    ("pipeline:stages=0,microbatches=4", "at least one stage"),
+    ("pipeline:stages=0,microbatches=4", "one stage: no pipeline"),
 ])  # fmt: skip
 def test_what_does_not_go_together_is_said(plan: str, says: str) -> None:
     model, args = gpt(8, layers=8, hidden=16, heads=2, vocab=37)
