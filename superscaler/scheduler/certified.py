@@ -39,7 +39,9 @@ _KERNEL_TASKS = 4000
 _ROUNDS = 4
 """Rounds of tuning and polishing for problems of up to so many tasks."""
 _BUSIEST = 2
-"""Devices that are relaxed together: with more of them the solver proves less."""
+"""Devices that are relaxed together at first."""
+_BUSIER = (3, 4)
+"""And when the schedule is short, so that little is left to be ruled out: before, the solver proves less with more."""
 _MORE = 5
 """Policies tried once the bound is reached, for one that repeats itself."""
 _EXTENDED = 8
@@ -256,22 +258,26 @@ class _Search:
                 self.bound = Bound(self.length, "exact search", self.bound.binding)
             if proven:
                 return
-        self.relax()
+        self.relax(_BUSIEST)
         if is_slow(small, self.starts) and small.tasks < _KERNEL_TASKS:
             self.try_kernel()
         if small.tasks < _KERNEL_TASKS:
             self.climb_and_polish()
         self.offer(polish(small, self.starts, floor, budget), "exact windows")
+        for devices in _BUSIER:
+            self.relax(devices)
 
-    def relax(self) -> None:
-        """A better bound from the two devices of the highest bounds together, for small problems without repetition."""
+    def relax(self, devices: int) -> None:
+        """A better bound from the devices of the highest bounds together, for small problems without repetition."""
         small, budget = self.small, self.budget
         if small.tasks > _EXACT_TASKS or small.microbatches < self.flow.microbatches or budget.blown:
+            return
+        if self.length == self.floor or devices > small.devices:
             return
         from superscaler.scheduler.cpsat_relaxation import relaxed_bound
 
         alone = device_bounds(small)
-        busiest = sorted(range(small.devices), key=lambda d: (-alone[d].value, d))[:_BUSIEST]
+        busiest = sorted(range(small.devices), key=lambda d: (-alone[d].value, d))[:devices]
         effort = budget.effort / 2
         value = relaxed_bound(
             small, busiest, self.floor, self.length, effort=effort, seed=budget.seed, time_limit=budget.left
