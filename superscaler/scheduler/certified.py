@@ -40,7 +40,7 @@ _ROUNDS = 4
 """Rounds of tuning and polishing for problems of up to so many tasks."""
 _BUSIEST = 2
 """Devices that are relaxed together at first."""
-_BUSIER = (3, 4)
+_BUSIER = 4
 """And when the schedule is short, so that little is left to be ruled out: before, the solver proves less with more."""
 _MORE = 5
 """Policies tried once the bound is reached, for one that repeats itself."""
@@ -264,15 +264,14 @@ class _Search:
         if small.tasks < _KERNEL_TASKS:
             self.climb_and_polish()
         self.offer(polish(small, self.starts, floor, budget), "exact windows")
-        for devices in _BUSIER:
-            self.relax(devices)
+        self.relax(_BUSIER)
 
     def relax(self, devices: int) -> None:
         """A better bound from the devices of the highest bounds together, for small problems without repetition."""
         small, budget = self.small, self.budget
         if small.tasks > _EXACT_TASKS or small.microbatches < self.flow.microbatches or budget.blown:
             return
-        if self.length == self.floor or devices > small.devices:
+        if self.length == self.floor:
             return
         from superscaler.scheduler.cpsat_relaxation import relaxed_bound
 
