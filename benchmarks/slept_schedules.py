@@ -129,7 +129,7 @@ def link() -> Measured:
 def predict(plan: Plan) -> float:
     """The milliseconds of a step: the plan's Programs replayed with its task bodies, measured in this process, and this
     machine's link. The tasks sleep, so that none is in another's way on the cores that they share."""
-    bodies = measure_blocks(plan, WorkerOptions(), repeats=2)
+    bodies = measure_blocks(plan, WorkerOptions(), repeats=4)
     post = link().post + bodies.posting
     here = Profile(this_machine(plan.workers), plan.cluster.device(0), link().link, {}, bodies.seconds, post)
     run = replay(plan.entries["train"], durations(plan, "train", here), post=round(here.post * 1e6))
