@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "compile.json"
 
@@ -69,7 +70,7 @@ def gpt2(ways: int) -> dict[str, float]:
         optimizer=ss.AdamW(),
         evaluate=False,
     )
-    return {"cpu_seconds": cpu() - start, "rss_gib": _rss(), "plan_mb": _size(plan)}
+    return _figures(plan, start)
 
 
 def megatron_175b(data: int = 8, batch: int = 1024) -> dict[str, float]:
@@ -101,12 +102,7 @@ def llama_405b() -> dict[str, float]:
         optimizer=ss.AdamW(clip_norm=1.0), loss=lambda output: output.loss, dtype="bf16", evaluate=False,
         progress=lambda m: print(f"    {time.perf_counter() - wall:6.1f} s  {m}", file=sys.stderr),
     )  # fmt: skip
-    return {
-        "cpu_seconds": cpu() - start,
-        "wall_seconds": time.perf_counter() - wall,
-        "rss_gib": _rss(),
-        "plan_mb": _size(plan),
-    }
+    return {"wall_seconds": time.perf_counter() - wall, **_figures(plan, start)}
 
 
 def _huge(name: str, preset: str, tensor: int, pipeline: int, data: int, batch: int, seq: int) -> dict[str, float]:
@@ -126,12 +122,7 @@ def _huge(name: str, preset: str, tensor: int, pipeline: int, data: int, batch: 
         optimizer=ss.AdamW(clip_norm=1.0), dtype="bf16", evaluate=False,
         progress=lambda m: print(f"    {time.perf_counter() - wall:6.1f} s  {m}", file=sys.stderr),
     )  # fmt: skip
-    return {
-        "cpu_seconds": cpu() - start,
-        "wall_seconds": time.perf_counter() - wall,
-        "rss_gib": _rss(),
-        "plan_mb": _size(plan),
-    }
+    return {"wall_seconds": time.perf_counter() - wall, **_figures(plan, start)}
 
 
 def published(name: str, preset: str, plan: str, devices: int, batch: int) -> dict[str, float]:
@@ -149,19 +140,16 @@ def published(name: str, preset: str, plan: str, devices: int, batch: int) -> di
         model, args, cluster=ss.Cluster.preset("a100", devices=devices), plan=plan, optimizer=ss.AdamW(), dtype="bf16",
         evaluate=False, progress=lambda m: print(f"    {time.perf_counter() - wall:6.1f} s  {m}", file=sys.stderr),
     )  # fmt: skip
-    return {
-        "cpu_seconds": cpu() - start,
-        "wall_seconds": time.perf_counter() - wall,
-        "rss_gib": _rss(),
-        "plan_mb": _size(found),
-    }
+    return {"wall_seconds": time.perf_counter() - wall, **_figures(found, start)}
 
 
-def _rss() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+def _figures(plan: Any, start: float) -> dict[str, float]:
+    """Of a plan made since ``start`` (seconds of this process's CPU)."""
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+    return {"cpu_seconds": cpu() - start, "rss_gib": rss, "plan_mb": _size(plan)}
 
 
-def _size(plan) -> float:  # type: ignore[no-untyped-def]
+def _size(plan: Any) -> float:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:

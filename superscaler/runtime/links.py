@@ -30,13 +30,13 @@ class Measured(msgspec.Struct, frozen=True):
 
 
 def measure_link(device: str, workers: int = 2) -> Measured:
-    """Between two of so many workers of this machine: all that have a core or GPU to themselves, or share it.
+    """Between two of ``workers`` workers of this machine, all pairs at once: an even number that it has GPUs for.
 
     Raises :class:`RunError` if a process fails or takes too long.
     """
-    count = min(workers, MOST if device == "cpu" else torch.cuda.device_count()) // 2 * 2
-    arguments = [device, str(max(2, count))]
-    found = together("superscaler.runtime.links", max(2, count), arguments, limit=_LIMIT, doing="measuring the link")
+    most = MOST if device == "cpu" else torch.cuda.device_count()
+    count = max(2, min(workers, most) // 2 * 2)
+    found = together("superscaler.runtime.links", count, [device, str(count)], limit=_LIMIT, doing="measuring the link")
     return msgspec.json.decode(found, type=Measured)
 
 

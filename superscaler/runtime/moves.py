@@ -1,7 +1,7 @@
 """What collectives cost where a plan has them: after what comes before them, with workers that do not arrive together.
 
 A crew of workers runs the Programs of a plan, one role after the other, all of them the same one: sends and receives
-are rehearsed, collectives are carried out. A collective that is repeated by itself takes half of what it takes there.
+are rehearsed, collectives are carried out. Repeated by itself, a collective takes less than it takes there.
 """
 
 from __future__ import annotations

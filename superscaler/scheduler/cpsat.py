@@ -18,8 +18,7 @@ from superscaler.scheduler.bounds import heads_and_tails
 from superscaler.scheduler.problem import Problem, jobs_by_lane, makespan
 from superscaler.scheduler.symmetry import interchangeable
 
-WORKERS = 2
-SEEDS = 2**31
+_SEEDS = 2**31
 """How many seeds CP-SAT tells apart; any integer is taken as one of them."""
 
 
@@ -49,7 +48,7 @@ def search(
     means that no schedule is that short.
     """
     model = _Model(problem, lower, upper, hint)
-    solver = configure(cp_model.CpSolver(), effort, seed, time_limit)
+    solver = solver_of(effort, seed, time_limit)
     status = solver.solve(model.model)
     if status == cp_model.INFEASIBLE:
         return Outcome(None, lower, infeasible=True)
@@ -61,12 +60,13 @@ def search(
     return Outcome(starts, makespan(problem, starts) if status == cp_model.OPTIMAL else bound, fused=fused)
 
 
-def configure(solver: cp_model.CpSolver, effort: float, seed: int, time_limit: float | None) -> cp_model.CpSolver:
-    """Two workers that take turns deterministically, a deterministic limit and the wall-clock fuse."""
+def solver_of(effort: float, seed: int, time_limit: float | None, *, workers: int = 2) -> cp_model.CpSolver:
+    """A solver whose workers take turns deterministically, with a deterministic limit and the wall-clock fuse."""
+    solver = cp_model.CpSolver()
     parameters = solver.parameters
-    parameters.num_workers = WORKERS
-    parameters.interleave_search = True
-    parameters.random_seed = seed % SEEDS
+    parameters.num_workers = workers
+    parameters.interleave_search = workers > 1
+    parameters.random_seed = seed % _SEEDS
     parameters.max_deterministic_time = effort
     if time_limit is not None:
         parameters.max_time_in_seconds = max(time_limit, 0.01)

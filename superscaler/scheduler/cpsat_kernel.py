@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ortools.sat.python import cp_model
 
-from superscaler.scheduler.cpsat import SEEDS
+from superscaler.scheduler.cpsat import solver_of
 from superscaler.scheduler.flow import BACKWARD, FORWARD, WEIGHT, Flow
 
 Kernel = list[list[int]]
@@ -21,13 +21,7 @@ def find_kernel(
 ) -> Kernel | None:
     """A steady state with ``period`` ticks per micro-batch and short lives, or None if none was found."""
     model = _Kernel(flow, period)
-    solver = cp_model.CpSolver()
-    solver.parameters.num_workers = 2
-    solver.parameters.interleave_search = True
-    solver.parameters.random_seed = seed % SEEDS
-    solver.parameters.max_deterministic_time = effort
-    if time_limit is not None:
-        solver.parameters.max_time_in_seconds = max(time_limit, 0.01)
+    solver = solver_of(effort, seed, time_limit)
     if solver.solve(model.model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return None
     return [[solver.value(model.at[kind, s]) * flow.tick for s in range(flow.stages)] for kind in range(3)]

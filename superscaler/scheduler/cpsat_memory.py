@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ortools.sat.python import cp_model
 
-from superscaler.scheduler.cpsat import SEEDS
+from superscaler.scheduler.cpsat import solver_of
 from superscaler.scheduler.relief import Life, Relief
 
 
@@ -31,12 +31,7 @@ def relieve(
     (``None``: no swapping); ``recompute`` allows second forwards in gaps.
     """
     model = _Relief(lives, busy, capacity, transfer, recompute)
-    solver = cp_model.CpSolver()
-    solver.parameters.num_workers = 1
-    solver.parameters.random_seed = seed % SEEDS
-    solver.parameters.max_deterministic_time = effort
-    if time_limit is not None:
-        solver.parameters.max_time_in_seconds = max(time_limit, 0.01)
+    solver = solver_of(effort, seed, time_limit, workers=1)
     if solver.solve(model.model) not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return None
     return model.result(solver)

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from ortools.sat.python import cp_model
 
-from superscaler.scheduler.cpsat import SEEDS
+from superscaler.scheduler.cpsat import solver_of
 from superscaler.scheduler.flow import FORWARD, WEIGHT, Flow, Task
 
 
@@ -27,14 +27,7 @@ def relaxed_bound(
 ) -> int:
     """The best proven lower bound, from ``floor`` (known already) to ``ceiling`` (the makespan of a schedule)."""
     model = _Relaxation(flow, devices, floor, ceiling)
-    solver = cp_model.CpSolver()
-    parameters = solver.parameters
-    parameters.num_workers = 2
-    parameters.interleave_search = True
-    parameters.random_seed = seed % SEEDS
-    parameters.max_deterministic_time = effort
-    if time_limit is not None:
-        parameters.max_time_in_seconds = max(time_limit, 0.01)
+    solver = solver_of(effort, seed, time_limit)
     status = solver.solve(model.model)
     if status == cp_model.MODEL_INVALID or status == cp_model.INFEASIBLE:
         return floor

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ortools.sat.python import cp_model
 
-from superscaler.scheduler.cpsat import SEEDS
+from superscaler.scheduler.cpsat import solver_of
 from superscaler.scheduler.flow import FORWARD, WEIGHT, Flow, Starts, Task
 
 
@@ -41,18 +41,13 @@ def improve_window(
     ``effort`` is in deterministic seconds of one CP-SAT worker, ``time_limit`` in wall seconds.
     """
     window = _Window(flow, starts, since, until, floor)
-    solver = cp_model.CpSolver()
+    solver = solver_of(effort, seed, time_limit, workers=1)
     parameters = solver.parameters
-    parameters.num_workers = 1
-    parameters.random_seed = seed % SEEDS
-    parameters.max_deterministic_time = effort
     # Presolve and the linear relaxation cost more than these small models take to solve; every other seed climbs from
     # the bound instead of descending from the hint.
     parameters.cp_model_presolve = False
     parameters.linearization_level = 0
     parameters.use_objective_lb_search = seed % 2 == 1
-    if time_limit is not None:
-        parameters.max_time_in_seconds = max(time_limit, 0.01)
     status = solver.solve(window.model)
     spent = solver.response_proto.deterministic_time
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
