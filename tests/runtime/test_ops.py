@@ -178,12 +178,13 @@ def test_cross_entropy_in_pieces(ignore: int) -> None:
         close(function("superscaler.cross_entropy_backward")(1 / count, logits, labels, lse, None, ignore), grad)
 
 
+@pytest.mark.parametrize("width", [1, 3, 20])
 @pytest.mark.parametrize("padding", [None, 2])
-def test_embedding_gradient(padding: int | None) -> None:
+def test_embedding_gradient(padding: int | None, width: int) -> None:
     torch.manual_seed(0)
-    weight, ids = randn(7, 3, grad=True), torch.randint(0, 7, (4, 5))
+    weight, ids = randn(7, width, grad=True), torch.randint(0, 7, (4, 5))
     out = F.embedding(ids, weight, padding)
-    g = randn(4, 5, 3)
+    g = randn(width, 5, 4).permute(2, 1, 0)  # as a transposed bias is: not contiguous
     (expected,) = torch.autograd.grad(out, weight, g)
     assert torch.equal(function("superscaler.embedding")(weight, ids, None, padding), out)
     close(function("superscaler.embedding_backward")(g, ids, 7, None, padding), expected)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+_NARROW = 8  # columns: wider rows are as fast in ATen's kernel
 
 def _local(ids: Tensor, start: int, count: int) -> tuple[Tensor, Tensor]:
     """Ids as rows of the part ``start:start+count``, and which of them lie outside it."""
@@ -33,12 +34,29 @@ def embedding_backward(grad: Tensor, ids: Tensor, count: int, start: int | None,
     """The gradient of ``count`` rows from ``start`` on: each the sum of ``grad`` where its id occurs."""
     if start is None:
         padding = -1 if padding_idx is None else padding_idx
-        return torch.ops.aten.embedding_dense_backward.default(_wide(grad), ids, count, padding, False).to(grad.dtype)
+        return _row_sums(_wide(grad), ids, count, padding).to(grad.dtype)
     rows, outside = _local(ids, start, count)
     if padding_idx is not None:
         outside |= ids == padding_idx
-    rows.masked_fill_(outside, count)  # the kernel skips its padding index, so row `count` need not exist
-    return torch.ops.aten.embedding_dense_backward.default(_wide(grad), rows, count, count, False).to(grad.dtype)
+    rows.masked_fill_(outside, count)  # padding is skipped, so row `count` need not exist
+    return _row_sums(_wide(grad), rows, count, count).to(grad.dtype)
+
+
+def _row_sums(grad: Tensor, rows: Tensor, count: int, padding: int) -> Tensor:
+    """``count`` rows: each the sum of the gradients whose row it is, but for those of ``padding``.
+
+    ATen's kernel costs the same for a row of one element as for one of eight on a CPU. Narrow tables are those of
+    position biases, one column per head, read millions of times: they are summed column by column, in the same order.
+    """
+    width = grad.shape[-1]
+    if grad.device.type != "cpu" or width > _NARROW:
+        return torch.ops.aten.embedding_dense_backward.default(grad, rows, count, padding, False)
+    index = rows.flatten()
+    if padding >= 0:
+        index = index.masked_fill(index == padding, count)
+    columns = grad.reshape(-1, width).t()
+    sums = grad.new_zeros(width, count + 1).scatter_add_(1, index.expand(width, -1), columns)
+    return sums[:, :count].t().contiguous()
 
 
 def gather_backward(grad: Tensor, index: Tensor, shape: Sequence[int], dim: int) -> Tensor:
