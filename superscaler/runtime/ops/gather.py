@@ -9,6 +9,7 @@ from torch import Tensor
 
 _NARROW = 8  # columns: wider rows are as fast in ATen's kernel
 
+
 def _local(ids: Tensor, start: int, count: int) -> tuple[Tensor, Tensor]:
     """Ids as rows of the part ``start:start+count``, and which of them lie outside it."""
     rows = ids - start
