@@ -124,7 +124,7 @@ def find(name: str) -> NamedSchedule:
     """The schedule called ``name``; :class:`UsageError` with a suggestion if there is none."""
     known = schedules()
     if name not in known:
-        raise UsageError(f"no schedule is called {name!r}", hint=did_you_mean(name, [*known, "solve"]))
+        raise UsageError(f"no schedule is called {name!r}", hint=did_you_mean(str(name), [*known, "solve"]))
     return known[name]
 
 

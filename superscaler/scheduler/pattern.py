@@ -33,7 +33,7 @@ def v_patterns(devices: int, capacity: int) -> tuple[tuple[tuple[int, ...], ...]
 def _lines(devices: int) -> Iterator[tuple[Line, Line, Line, Line]]:
     """Forward down, forward up, backward down, backward up: no two of a device in the same slot of the period."""
     up, down = range(devices - 1, -1, -1), range(devices)
-    for hop in _OFFSETS:
+    for hop in _hops(down):
         first = tuple(hop * d for d in down)
         for second in _next([first], first[-1], up):
             for third in _next([first, second], second[0], down):
@@ -43,10 +43,15 @@ def _lines(devices: int) -> Iterator[tuple[Line, Line, Line, Line]]:
 
 def _next(before: Sequence[Line], since: int, steps: range) -> Iterator[Line]:
     """Lines that start after ``since`` on the device where the last one ended and move one device per hop."""
-    for turn, hop in product(_OFFSETS, _OFFSETS):
+    for turn, hop in product(_OFFSETS, _hops(steps)):
         line = tuple(since + turn + hop * step for step in steps)
         if all((line[d] - other[d]) % PERIOD for other in before for d in range(len(line))):
             yield line
+
+
+def _hops(steps: range) -> Sequence[int]:
+    """The ticks to tell lines apart by from one device to the next; on one device all are alike."""
+    return _OFFSETS if len(steps) > 1 else _OFFSETS[:1]
 
 
 def _weights(starts: Sequence[int]) -> tuple[int, int]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from superscaler.errors import ScheduleError, UsageError, did_you_mean
 from superscaler.scheduler.constructive import PLACEMENTS, Shape
+from superscaler.scheduler.integers import integer, integers, limits, one_or_several
 from superscaler.scheduler.problem import Edge, Job, Problem
 
 COMPUTE = "compute"
@@ -42,6 +44,7 @@ class PipelineProblem:
     speed: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        self._take_integers()
         _positive("stages", self.stages)
         _positive("micro-batches", self.microbatches)
         if self.stages > MOST_STAGES:
@@ -50,7 +53,7 @@ class PipelineProblem:
             raise ScheduleError(f"comm is {self.comm}", hint=f"a delay of 0 to {MOST_TICKS}")
         if self.placement not in PLACEMENTS:
             raise UsageError(
-                f"no placement is called {self.placement!r}", hint=did_you_mean(self.placement, PLACEMENTS)
+                f"no placement is called {self.placement!r}", hint=did_you_mean(str(self.placement), PLACEMENTS)
             )
         if self.placement == "v" and self.stages % 2:
             raise UsageError(
@@ -70,10 +73,18 @@ class PipelineProblem:
             if max(self.costs(kind)) > MOST_TICKS:
                 raise ScheduleError(f"{kind} takes {max(self.costs(kind))} ticks", hint=f"at most {MOST_TICKS}")
         self._per("device", "speed", self.speed or (1,) * devices, devices)
-        limits = tuple(limit for limit in self.limits if limit is not None)
-        self._per("device", "max_activations", limits, len(limits))
-        if len(self.limits) != devices:
-            raise ScheduleError(f"max_activations has {len(self.limits)} entries for {devices} devices")
+        self._per("device", "max_activations", [1 if limit is None else limit for limit in self.limits], devices)
+
+    def _take_integers(self) -> None:
+        """Lists are taken as well as tuples, integers of any type; :class:`ScheduleError` for anything else."""
+        put = partial(object.__setattr__, self)
+        for name in ("stages", "microbatches", "comm"):
+            put(name, integer(name, getattr(self, name)))
+        for kind in KINDS:
+            put(kind, one_or_several(kind, getattr(self, kind)))
+        put("max_activations", limits("max_activations", self.max_activations))
+        put("devices", None if self.devices is None else integer("devices", self.devices))
+        put("speed", integers("speed", self.speed))
 
     @staticmethod
     def _per(what: str, name: str, values: Sequence[int], count: int) -> None:
@@ -100,10 +111,24 @@ class PipelineProblem:
         cost = {"forward": self.forward, "backward": self.backward, "weight": self.weight}[kind]
         return cost if isinstance(cost, tuple) else (cost,) * self.stages
 
-    def durations(self, kind: str) -> tuple[int, ...]:
-        """The ticks that ``kind`` takes for each stage on its device."""
+    def durations(self, kind: str, microbatch: int = 0) -> tuple[int, ...]:
+        """The ticks that ``kind`` takes for each stage on its device: for ``bidirectional`` that of ``microbatch``."""
         shape, speed = self.shape, self.speed or (1,) * self.shape.devices
-        return tuple(-(-cost // speed[shape.device(stage)]) for stage, cost in enumerate(self.costs(kind)))
+        return tuple(-(-cost // speed[shape.device(stage, microbatch)]) for stage, cost in enumerate(self.costs(kind)))
+
+    @property
+    def directions(self) -> tuple[tuple[int, int], ...]:
+        """``(a micro-batch, how many lie like it)``: the first, and with it the last, which may run the other way."""
+        other = self.microbatches // 2
+        return (0, self.microbatches - other), (self.microbatches - 1, other)
+
+    @property
+    def work(self) -> int:
+        """The ticks of all compute tasks together."""
+        return sum(
+            count * sum(sum(self.durations(kind, microbatch)) for kind in KINDS)
+            for microbatch, count in self.directions
+        )
 
     @property
     def tasks(self) -> int:
@@ -113,7 +138,9 @@ class PipelineProblem:
     @property
     def comm_is_a_delay(self) -> bool:
         """Whether sends can never meet on their lane: none is longer than any task that precedes one."""
-        return self.comm <= min(min(self.durations("forward")), min(self.durations("backward")))
+        return self.comm <= min(
+            min(self.durations(kind, microbatch)) for kind in KINDS[:2] for microbatch, _ in self.directions
+        )
 
 
 def job_index(problem: PipelineProblem, kind: str, stage: int, microbatch: int) -> int:
@@ -135,13 +162,13 @@ def to_problem(problem: PipelineProblem, *, sends: bool | None = None) -> Proble
             kind,
             stage,
             j,
-            problem.durations(kind)[stage],
+            ticks[device],
             ((device, COMPUTE),),
             acquire=int(kind == "forward"),
             release=int(kind == "weight"),
         )
         for kind in KINDS
-        for stage in range(problem.stages)
+        for stage, ticks in enumerate(ticks_by_device(problem, kind))
         for j in range(problem.microbatches)
     ]
     edges: list[Edge] = []
@@ -160,6 +187,15 @@ def to_problem(problem: PipelineProblem, *, sends: bool | None = None) -> Proble
             else:
                 edges.append((a, b, problem.comm if crosses else 0))
     return Problem(tuple(jobs), tuple(edges), problem.limits)
+
+
+def ticks_by_device(problem: PipelineProblem, kind: str) -> list[dict[int, int]]:
+    """For each stage the ticks that ``kind`` takes on each device that has the stage."""
+    found: list[dict[int, int]] = [{} for _ in range(problem.stages)]
+    for microbatch, _ in problem.directions:
+        for stage, ticks in enumerate(problem.durations(kind, microbatch)):
+            found[stage][problem.shape.device(stage, microbatch)] = ticks
+    return found
 
 
 def enumerable(problem: PipelineProblem) -> None:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from superscaler.scheduler.flow import Starts
 from superscaler.scheduler.periodic import Course
-from superscaler.scheduler.pipeline import COMM, COMPUTE, KINDS, PipelineProblem, enumerable, hops
+from superscaler.scheduler.pipeline import COMM, COMPUTE, KINDS, PipelineProblem, enumerable, hops, ticks_by_device
 from superscaler.scheduler.problem import Certificate, Status
 
 Sends = dict[tuple[str, int, int], int]
@@ -57,8 +57,7 @@ class PipelineTimetable:
     def bubble(self) -> float:
         """The idle share of all devices over the makespan."""
         problem = self.problem
-        work = problem.microbatches * sum(sum(problem.durations(kind)) for kind in KINDS)
-        return 1 - work / (problem.shape.devices * self.makespan)
+        return 1 - problem.work / (problem.shape.devices * self.makespan)
 
     @property
     def seconds(self) -> float:
@@ -73,28 +72,30 @@ class PipelineTimetable:
     def _tasks(self) -> Iterator[Slot]:
         problem, shape = self.problem, self.problem.shape
         for kind, rows in zip(KINDS, self.starts, strict=True):
-            for stage, (row, duration) in enumerate(zip(rows, problem.durations(kind), strict=True)):
+            for stage, (row, ticks) in enumerate(zip(rows, ticks_by_device(problem, kind), strict=True)):
                 for j, start in enumerate(row):
+                    device = shape.device(stage, j)
                     yield {
-                        "device": shape.device(stage, j),
+                        "device": device,
                         "lane": COMPUTE,
                         "kind": kind,
                         "stage": stage,
                         "microbatch": j,
                         "start": start,
-                        "end": start + duration,
+                        "end": start + ticks[device],
                     }
 
     def _sends(self) -> Iterator[Slot]:
         problem, shape = self.problem, self.problem.shape
         for kind, stage, to in hops(problem) if problem.comm else ():
-            row, duration = self.starts[KINDS.index(kind)][stage], problem.durations(kind)[stage]
+            row, ticks = self.starts[KINDS.index(kind)][stage], ticks_by_device(problem, kind)[stage]
             for j, begun in enumerate(row):
-                if shape.device(stage, j) == shape.device(to, j):
+                device = shape.device(stage, j)
+                if device == shape.device(to, j):
                     continue
-                start = begun + duration if self.sends is None else self.sends[kind, stage, j]
+                start = begun + ticks[device] if self.sends is None else self.sends[kind, stage, j]
                 yield {
-                    "device": shape.device(stage, j),
+                    "device": device,
                     "lane": COMM,
                     "kind": "send",
                     "stage": stage,

@@ -98,6 +98,7 @@ def test_no_time_at_all_returns_the_constructive_schedule(comm: str, superscaler
         (b"{", "cannot read costs"),
         (b"\xff\x00\x81", "cannot read costs"),
         (b"[]", "no JSON object"),
+        (b"[" * 100_000, "cannot read costs"),
         (b'{"foward": [1, 5]}', "unknown entry 'foward'"),
         (b'{"forward": []}', "not a list of integers"),
         (b'{"forward": [1, "2"]}', "not a list of integers"),
