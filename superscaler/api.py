@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
-from superscaler.errors import PlanError, SplitError
+from superscaler.errors import PlanError, SplitError, UsageError
 from superscaler.garbage import uncollected
+from superscaler.ir.argument import shown
 from superscaler.ir.check import check
 from superscaler.ir.cluster import Cluster
 from superscaler.ir.entry import MASTER
@@ -179,7 +180,11 @@ def compile_graphs(
 def _script(given: PlanScript | str | None) -> PlanScript:
     if given is None:
         return single()
-    return parse(given) if isinstance(given, str) else given
+    if isinstance(given, str):
+        return parse(given)
+    if not callable(given):
+        raise UsageError(f"{shown(given)} is no plan", hint='"NAME:key=value", ss.plans.NAME(...), or a function of p')
+    return given
 
 
 def _on_same_homes(tasks: TaskGraph, first: TaskGraph | None) -> TaskGraph:

@@ -14,12 +14,9 @@ import msgspec
 from superscaler.cli.lookup import call, find_object
 from superscaler.errors import ClusterError, PlanError, UsageError, did_you_mean
 from superscaler.ir.cluster import DEVICES, GIB, Cluster
-from superscaler.plans import PLANS, Planner, PlanScript, parse
+from superscaler.plans import PLANS, Planner, PlanScript, devices_of, parse
 from superscaler.plans.auto import Auto
 from superscaler.transforms.optimize import SGD, AdamW, Optimizer
-
-DEGREES = ("data", "replicas", "tensor", "pipeline", "stages", "ways")
-"""The options of plans whose product is the number of devices."""
 
 
 def cluster_of(text: str, devices: int | None, memory: float | None, plan: str) -> Cluster:
@@ -54,18 +51,8 @@ def _from_file(text: str, devices: int | None, memory: float | None) -> Cluster:
 
 
 def _named(plan: str) -> int:
-    """The devices that a named plan takes: the product of its degrees, said or by default; 0 for auto and scripts."""
-    outer, _, inner = plan.partition("+")
-    name, _, options = (inner or outer).partition(":")
-    if name not in PLANS:
-        return 0
-    said = dict(option.split("=", 1) for option in options.split(",") if "=" in option)
-    product = 1
-    for key, parameter in inspect.signature(PLANS[name]).parameters.items():
-        degree = str(said.get(key, parameter.default))
-        if key in DEGREES and degree.isdecimal():
-            product *= int(degree)
-    return product
+    """The devices that a named plan is for; 0 for auto and scripts."""
+    return 0 if plan == "auto" or ".py:" in plan else devices_of(plan)
 
 
 def script_of(text: str, microbatches: int | None, progress: Callable[[str], None]) -> PlanScript:
@@ -114,14 +101,14 @@ def stated(script: PlanScript, text: str, microbatches: int | None) -> str:
     return f"{text}{',' if ':' in text.rpartition('+')[2] else ':'}microbatches={microbatches}"
 
 
-def uses_all(text: str, asked: int | None, used: int) -> None:
-    """Raises :class:`PlanError` if a named plan leaves devices idle that were asked for."""
-    if asked is None or used == asked or ".py:" in text:
-        return
-    raise PlanError(
-        f"plan {text} uses {used} of {asked} devices",
-        hint=f"degrees whose product is {asked}, or --devices {used}",
-    )
+def uses_all(plan: str, asked: int | None) -> None:
+    """Raises :class:`PlanError` if a named plan is for another number of devices than was asked for."""
+    named = _named(plan)
+    if asked is not None and named and named != asked:
+        raise PlanError(
+            f"plan {plan} is for {named} devices, and --devices is {asked}",
+            hint=f"degrees whose product is {asked}, or --devices {named}",
+        )
 
 
 def optimizer_of(name: str, lr: float | None, clip_norm: float | None) -> Optimizer | None:

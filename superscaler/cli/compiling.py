@@ -58,6 +58,7 @@ def compile_plan(
 
     with Progress() as progress, clean_stdout(as_json):
         script = choices.script_of(plan, microbatches, progress)
+        choices.uses_all(plan, devices)
         where = choices.cluster_of(cluster, devices, memory, plan)
         steps = choices.optimizer_of(optimizer, lr, clip_norm)
         used = costs.costs_of(profile, where, where.size)
@@ -72,7 +73,6 @@ def compile_plan(
             built.model, built.args, built.kwargs, cluster=where, plan=script, optimizer=steps, seed=seed, dtype=dtype,
             time_limit=time_limit, profile=used.profile, progress=progress,
         )  # fmt: skip
-        choices.uses_all(plan, devices, made.workers)
         tried: list[Trial] = getattr(script, "tried", [])
         made.model["source"] = request.recorded()
         made.settings["plan"] = choices.stated(script, plan, microbatches)

@@ -9,8 +9,11 @@ from pathlib import Path
 import msgspec
 
 from superscaler.errors import ClusterError, UsageError, did_you_mean
+from superscaler.ir.argument import whole
 
 GIB = 1 << 30
+MOST = 1 << 20
+"""Devices of a cluster, which are listed one by one."""
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -88,11 +91,14 @@ class Cluster(msgspec.Struct, frozen=True):
     def preset(
         kind: str, *, devices: int, per_node: int = 8, name: str | None = None, memory: float | None = None
     ) -> Cluster:
-        """``devices`` equal devices of a known kind. Raises :class:`UsageError` for an unknown kind."""
+        """``devices`` equal devices of a known kind.
+
+        Raises :class:`UsageError` for an unknown kind, :class:`ClusterError` for no devices or too many to list.
+        """
         if kind not in DEVICES:
             raise UsageError(f"unknown cluster preset {kind!r}", hint=did_you_mean(kind, [*DEVICES, "local"]))
-        if devices < 1:
-            raise ClusterError(f"a cluster needs at least one device, not {devices}")
+        if not 1 <= whole(devices, "devices") <= MOST:
+            raise ClusterError(f"a cluster has 1 to {MOST:,} devices, not {devices:,}", hint="devices=8, say")
         device = DEVICES[kind]
         if memory is not None:
             device = msgspec.structs.replace(device, memory=int(memory * GIB))
@@ -128,11 +134,11 @@ class Cluster(msgspec.Struct, frozen=True):
 
     def take(self, devices: int, count: int) -> list[list[int]]:
         """The first ``devices`` devices in ``count`` equal consecutive groups."""
-        if count < 1:
+        if whole(count, "a number of groups") < 1:
             raise ClusterError(
                 f"a plan needs at least one group of devices, not {count}", hint="one stage: no pipeline"
             )
-        if devices > self.size:
+        if whole(devices, "a number of devices") > self.size:
             raise ClusterError(
                 f"the plan needs {devices} devices, the cluster has {self.size}",
                 hint=f"{devices} devices, or degrees whose product is {self.size}",
@@ -141,8 +147,10 @@ class Cluster(msgspec.Struct, frozen=True):
 
     def groups(self, count: int) -> list[list[int]]:
         """The devices in ``count`` equal consecutive groups."""
-        if count < 1 or self.size % count:
-            raise ClusterError(f"{self.size} devices cannot be cut into {count} equal groups")
+        if whole(count, "a number of groups") < 1 or self.size % count:
+            raise ClusterError(
+                f"{self.size} devices cannot be cut into {count} equal groups", hint="a number that divides them"
+            )
         each = self.size // count
         return [list(range(i * each, (i + 1) * each)) for i in range(count)]
 
@@ -156,6 +164,8 @@ def _from_toml(data: dict[str, object], where: str) -> Cluster:
     for i, row in enumerate(rows):
         device, count = _device_row(row, f"{where}: devices[{i}]")
         kinds.append(device)
+        if len(devices) + count > MOST:
+            raise ClusterError(f"{where}: devices[{i}]: more than {MOST:,} devices in all", hint="count = 8, say")
         devices.extend([i] * count)
     links = data.get("links", {})
     if not isinstance(links, dict):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from superscaler.errors import UsageError
 from superscaler.models.alphafold2 import IGNORE, RESIDUES, TOKENS, Config
+from superscaler.models.config import require_positive
 
 # Amino acids by their three-letter names, as in the paper; then unknown and gap. What is masked comes after these.
 LETTERS = "ARNDCQEGHILKMFPSTWYVX-"
@@ -47,11 +48,15 @@ class Alignment:
 def read_a3m(path: str | Path) -> Alignment:
     """Read an alignment in A3M format: FASTA whose lower-case letters are insertions relative to the query.
 
-    Raises :class:`UsageError` when the file is no A3M, with the name of the sequence at fault.
+    Raises :class:`UsageError` when the file is no A3M, or not there, with the name of the sequence at fault.
     """
     names: list[str] = []
     texts: list[str] = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise UsageError(f"cannot read the alignment {path}", str(e), hint="a text file in A3M format") from e
+    for line in lines:
         if line.startswith(">"):
             names.append(line[1:].strip())
             texts.append("")
@@ -63,6 +68,9 @@ def read_a3m(path: str | Path) -> Alignment:
         raise UsageError(f"{path}: no sequence in it", hint="an alignment in A3M format")
     rows = [_row(f"{path}, sequence {name!r}", text) for name, text in zip(names, texts, strict=True)]
     columns = len(rows[0][0])
+    if not columns or GAP in rows[0][0]:
+        raise UsageError(f"{path}, sequence {names[0]!r}: the query is empty or has gaps",
+                         hint="first the query, in full; gaps only in the others")  # fmt: skip
     for name, (tokens, _) in zip(names, rows, strict=True):
         if len(tokens) != columns:
             raise UsageError(f"{path}, sequence {name!r}: {len(tokens)} columns, but the first has {columns}",
@@ -95,11 +103,14 @@ def distance_bins(distance: Tensor, bins: int = 64) -> Tensor:
 def known_distances(columns: int, known: Iterable[tuple[int, int, float]], bins: int = 64) -> Tensor:
     """Labels of a distogram, [columns, columns] int64, from the pairs (i, j, distance in Ångström) that are known.
 
-    All others are ignored by the loss, but a residue's distance from itself.
+    All others are ignored by the loss, but a residue's distance from itself. Raises :class:`UsageError` for a pair that
+    is not of ``columns``.
     """
     labels = torch.full((columns, columns), IGNORE)
     labels.fill_diagonal_(0)
     for i, j, distance in known:
+        if not (0 <= i < columns and 0 <= j < columns):
+            raise UsageError(f"no residues {i} and {j} in {columns} columns", hint=f"0 to {columns - 1}")
         labels[i, j] = labels[j, i] = distance_bins(torch.tensor(distance), bins)
     return labels
 
@@ -112,6 +123,7 @@ def batch_inputs(
     ``distances`` [columns, columns] int64 are the labels of the distogram. Raises :class:`UsageError` when the
     alignment is not as wide as the crop.
     """
+    require_positive("alphafold2", batch=batch)
     if alignment.columns != config.residues or distances.shape != (config.residues, config.residues):
         raise UsageError(
             f"an alignment of {alignment.columns} columns does not fit a crop of {config.residues} residues",

@@ -79,7 +79,7 @@ def _accept(value: object, kind: Any) -> object:
     return value
 
 
-def require(holds: bool, what: str, *details: str, hint: str | None = None) -> None:
+def require(holds: bool, what: str, *details: str, hint: str) -> None:
     """Raise :class:`UsageError` unless ``holds``: for the checks of a configuration."""
     if not holds:
         raise UsageError(what, *details, hint=hint)

@@ -53,7 +53,11 @@ class Config:
         require_divides("swin", "patch", self.patch, "image", self.image)
         require(len(self.depths) > 0, "swin: depths is empty", hint="depths=2,2,6,2")
         stages = f"depths {self.depths} and heads {self.heads}"
-        require(len(self.depths) == len(self.heads), f"swin: {stages} are of different length")
+        require(
+            len(self.depths) == len(self.heads),
+            f"swin: {stages} are of different length",
+            hint=f"{len(self.depths)} heads: one number for each stage",
+        )
         for stage, (depth, heads) in enumerate(zip(self.depths, self.heads, strict=True)):
             require_positive(f"swin, stage {stage}", depth=depth, heads=heads)
             require_divides("swin", "heads", heads, f"the width of stage {stage},", self.hidden << stage)

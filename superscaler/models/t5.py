@@ -45,7 +45,11 @@ class Config:
     def __post_init__(self) -> None:
         sizes = ("vocab", "context", "layers", "hidden", "heads", "head_size", "ffn")
         require_positive("t5", **{name: getattr(self, name) for name in sizes})
-        require(self.buckets >= 4 and self.buckets % 4 == 0, f"t5: buckets {self.buckets} is no multiple of 4")
+        require(
+            self.buckets >= 4 and self.buckets % 4 == 0,
+            f"t5: buckets {self.buckets} is no multiple of 4",
+            hint=f"buckets={max(4, self.buckets - self.buckets % 4)}",
+        )
         far = f"t5: distance {self.distance} is within the {self.buckets // 2} distances that have their own bucket"
         require(self.distance > self.buckets // 2, far, hint=f"distance={4 * self.buckets}")
         require_probability("t5", "dropout", self.dropout)

@@ -12,7 +12,7 @@ from time import monotonic
 
 import msgspec
 
-from superscaler.errors import InfeasiblePlan, PlanError, ScheduleError, SplitError
+from superscaler.errors import InfeasiblePlan, PlanError, ScheduleError, SplitError, UsageError
 from superscaler.ir.cluster import Cluster
 from superscaler.ir.entry import Entry, StateTensor
 from superscaler.ir.graph import Graph, Op
@@ -54,7 +54,9 @@ class Making:
         """The graph with what the script, and then ``changes``, say of it."""
         planner = Planner(self.graph, self.cluster)
         for say in (self.script, *changes):
-            say(planner)
+            said: object = say(planner)
+            if callable(said):
+                raise UsageError("the plan gives a plan, instead of being one", hint="call it: plan=megatron(tensor=2)")
         return planner
 
     def tasks(self, *changes: Change) -> TaskGraph:

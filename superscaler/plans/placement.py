@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from superscaler.errors import UsageError, did_you_mean
+from superscaler.ir.argument import whole
 from superscaler.plans.planner import Planner, Stage
 from superscaler.scheduler.constructive import PLACEMENTS, Shape, find
 
@@ -25,7 +26,7 @@ def stages_per_device(placement: str, chunks: int = 0) -> int:
     Raises :class:`UsageError` for another number than the placement has.
     """
     fixed = {"linear": 1, "v": 2, "bidirectional": 1}.get(placement)
-    if chunks < 0 or (fixed and chunks not in (0, fixed)):
+    if whole(chunks, "chunks") < 0 or (fixed and chunks not in (0, fixed)):
         raise UsageError(f"chunks={chunks}: placement {placement} has {fixed or '1 or more'} stages on a device",
                          hint="chunks=0, as if nothing were said")  # fmt: skip
     return fixed or chunks or 2

@@ -10,6 +10,7 @@ from math import prod
 from typing import Any
 
 from superscaler.errors import PlanError, SplitError, UsageError, did_you_mean
+from superscaler.ir.argument import shown, whole
 from superscaler.ir.cluster import Cluster
 from superscaler.ir.graph import Graph, Op
 from superscaler.ir.layout import Axis, Shard
@@ -179,13 +180,13 @@ class Planner:
 
     def microbatches(self, count: int) -> None:
         """Run the batch in ``count`` micro-batches, gradients accumulated; exactly the full batch's result."""
-        if _whole(count, "microbatches") < 1:
+        if whole(count, "microbatches") < 1:
             raise PlanError(f"microbatches must be at least 1, not {count}", hint="microbatches=1: the whole batch")
         self._microbatches = count
 
     def stages(self, count: int) -> list[Stage]:
         """Cut the forward ops into ``count`` consecutive stages of about equal cost."""
-        runs = cut(self.graph, self._forward, _whole(count, "stages"), self._cost)
+        runs = cut(self.graph, self._forward, whole(count, "stages"), self._cost)
         self._stages = [Stage(self, i, tuple(run)) for i, run in enumerate(runs)]
         return self._stages
 
@@ -206,7 +207,7 @@ class Planner:
 
     def runs(self, ops: Sequence[Op], count: int) -> list[list[Op]]:
         """``ops`` in ``count`` consecutive runs of about equal cost, cut where little crosses."""
-        return cut(self.graph, list(ops), count, self._cost)
+        return cut(self.graph, list(ops), whole(count, "runs"), self._cost)
 
     def layer_runs(self, count: int) -> list[list[Op]]:
         """The forward ops in ``count`` runs of layers of about equal cost; a layer that runs again is in one run.
@@ -217,7 +218,7 @@ class Planner:
         for op in self._forward:
             if op.module:
                 layers.setdefault(layer_of(op.module), []).append(op)
-        if not 1 <= count <= len(layers):
+        if not 1 <= whole(count, "stages") <= len(layers):
             raise PlanError(
                 f"the model has {len(layers)} layers, which cannot be cut into {count} stages",
                 hint=f"1 to {len(layers)} stages",
@@ -259,7 +260,7 @@ class Planner:
             why = "has no dim" if found is None else "must not be split along"
             raise SplitError(f"{parts.op.name} ({parts.op.function or parts.op.target}) {why} {dim!r}",
                              f"at {parts.op.source or 'unknown line'}", hint=f"its dims are: {names}")  # fmt: skip
-        if _whole(ways, "ways") < 1 or found.size < ways:
+        if whole(ways, "ways") < 1 or found.size < ways:
             raise SplitError(f"{parts.op.name}: dim {dim!r} of {found.size} cannot be split {ways} ways",
                              f"at {parts.op.source or 'unknown line'}", hint=f"1 to {found.size} ways")  # fmt: skip
         if axis is not None:
@@ -290,7 +291,7 @@ class Planner:
         self._own(op)
         if axis is not None:
             self._anchors.append((axis, op.name, None))
-        return Parts(op, ((WHOLE, _whole(ways, "ways")),))
+        return Parts(op, ((WHOLE, whole(ways, "ways")),))
 
     def split_batch(self, ways: int, *, axis: str = "data") -> None:
         """Split the batch ``ways`` ways: the first dim of every input that has it. Again on another axis: inside."""
@@ -327,7 +328,7 @@ class Planner:
 
     def axis(self, name: str, ways: int) -> str:
         """Declare a mesh axis; declaring it again with other ways is an error."""
-        if ways < 1:
+        if whole(ways, f"the ways of axis {name!r}") < 1:
             raise PlanError(f"axis {name!r} must have at least one way, not {ways}", hint=f"{name}=1: not split")
         if name in self._axes and self._axes[name].ways != ways:
             raise PlanError(f"axis {name!r} has {self._axes[name].ways} ways, not {ways}",
@@ -341,7 +342,7 @@ class Planner:
         The parts take turns: what a part makes for itself is gone before the next one begins, unless the backward reads
         it. Returns the axis, for ``prefer``: a preference for an op that is not of ``ops`` guides those that follow it.
         """
-        if ways < 1:
+        if whole(ways, "parts") < 1:
             raise PlanError(f"co-shard needs at least one part, not {ways}", hint="one part: nothing takes turns")
         self._axes.setdefault(axis, Axis(axis, ways, "time"))
         self._turns.setdefault(axis, set()).update(op.name for op in ops)
@@ -380,7 +381,7 @@ class Planner:
     def _own(self, op: object) -> Op:
         """``op``, which must be one of this graph."""
         if not isinstance(op, Op):
-            raise UsageError(f"{_shown(op)} is no op", hint="p.find(...) gives a list of ops: take them one by one")
+            raise UsageError(f"{shown(op)} is no op", hint="p.find(...) gives a list of ops: take them one by one")
         if self.graph.op.get(op.name) != op:
             raise PlanError(f"{op.name} is an op of another graph", hint="ops that this p.find(...) gave")
         return op
@@ -388,7 +389,7 @@ class Planner:
     def _known(self, devices: tuple[Any, ...]) -> None:
         for device in devices:
             if not isinstance(device, int):
-                raise UsageError(f"{_shown(device)} is no device", hint=f"numbers from 0 to {self.cluster.size - 1}")
+                raise UsageError(f"{shown(device)} is no device", hint=f"numbers from 0 to {self.cluster.size - 1}")
             if not 0 <= device < self.cluster.size:
                 raise PlanError(
                     f"device {device} is not in the cluster of {self.cluster.size}", hint="--devices, or a smaller plan"
@@ -433,7 +434,7 @@ class Planner:
             self._order = what
         elif before is None:
             raise UsageError(
-                f"order({_shown(what)}) says nothing", hint='before=another, or ("forward", stage, micro-batch)'
+                f"order({shown(what)}) says nothing", hint='before=another, or ("forward", stage, micro-batch)'
             )
         elif isinstance(what, tuple) and isinstance(before, tuple):
             self._before.append((what, before))
@@ -560,17 +561,6 @@ class Planner:
             if self.graph.tensor[name].shape:
                 return self.graph.tensor[name].shape[0]
         return 1
-
-
-def _whole(value: object, name: str) -> int:
-    """A whole number, or a :class:`UsageError`."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise UsageError(f"{name} must be a whole number, not {_shown(value)}")
-    return value
-
-
-def _shown(value: object) -> str:
-    return repr(value) if isinstance(value, str | int | float | tuple | None) else f"a {type(value).__name__}"
 
 
 def _digit_of(size: int, ways: int, done: int = 1) -> tuple[int, int]:

@@ -1,5 +1,7 @@
 """Recomputation: any plan with activations computed again in the backward instead of kept (Chen et al. 2016)."""
 
+from superscaler.errors import UsageError
+from superscaler.ir.argument import shown
 from superscaler.plans.planner import Planner, PlanScript
 
 
@@ -8,6 +10,9 @@ def recompute(plan: PlanScript | None = None, ops: str = "all") -> PlanScript:
 
     "all": everything but what passes from one layer to the next.
     """
+
+    if plan is not None and not callable(plan):
+        raise UsageError(f"recompute goes around a plan, not {shown(plan)}", hint="recompute(megatron(tensor=2))")
 
     def recomputing(p: Planner) -> None:
         if plan is not None:

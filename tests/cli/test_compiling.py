@@ -173,11 +173,14 @@ MISTAKES = {
     "memory of nothing": (["compile-plan", "gpt", *SINGLE, "--memory", "0"], "more than 0", 2),
     "more devices than there are": (
         ["compile-plan", "gpt", "--plan", "megatron:tensor=2,pipeline=2", "--devices", "3"],
-        "the plan needs 4 devices, the cluster has 3", 1,
+        "is for 4 devices, and --devices is 3", 1,
     ),
     "devices that the plan does not use": (
         ["compile-plan", "gpt", "--plan", "megatron:tensor=2,pipeline=2", "--devices", "6"],
-        "uses 4 of 6 devices", 1,
+        "is for 4 devices, and --devices is 6", 1,
+    ),
+    "more devices than can be listed": (
+        ["compile-plan", "gpt", "--plan", "zero:data=99999999999999999999"], "a cluster has 1 to 1,048,576 devices", 1,
     ),
     "a batch that micro-batches cannot split": (
         ["compile-plan", "gpt", "--batch", "2", "--plan", "data_parallel:ways=2,microbatches=3"],
@@ -200,6 +203,12 @@ def test_a_mistake_is_said_without_a_traceback(mistake: str, superscaler: Comman
     assert said.out == ""
     assert "Traceback" not in said.err
     assert not list(Path().glob("*.json"))
+
+
+def test_a_wrong_number_of_devices_is_told_before_the_model_is_looked_at(superscaler: Command) -> None:
+    said = superscaler("compile-plan", "no.such.module:factory", "--plan", "zero:data=2", "--devices", "4")
+    assert "is for 2 devices, and --devices is 4" in said.err
+    assert said.code == 1
 
 
 def test_a_model_that_cannot_be_traced_is_told_with_its_line(superscaler: Command) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from superscaler.errors import ClusterError
+from superscaler.errors import ClusterError, SuperscalerError
 from superscaler.ir.cluster import GIB, Cluster
 
 TWO_NODES = """
@@ -32,6 +32,12 @@ def load(text: str, tmp_path: Path) -> Cluster:
     return Cluster.load(path)
 
 
+@pytest.mark.parametrize("devices", [0, -1, 2.5, "2", None, 10**9, 10**30])
+def test_a_cluster_has_a_number_of_devices_that_can_be_listed(devices: int) -> None:
+    with pytest.raises(SuperscalerError, match="devices"):
+        Cluster.local(devices)
+
+
 def test_mixed_devices_and_links(tmp_path: Path) -> None:
     cluster = load(TWO_NODES, tmp_path)
     assert cluster.size == 8
@@ -46,6 +52,7 @@ def test_mixed_devices_and_links(tmp_path: Path) -> None:
     ("", "no [[devices]] table"),
     ("devices = 3", "no [[devices]] table"),
     ("[[devices]]\nkind = 'h1000'", "unknown kind 'h1000'"),
+    ("[[devices]]\ncount = 1000000000000", "more than 1,048,576 devices"),
     ("[[devices]]\nmemory = 0", "memory (GiB) must be a positive number, not 0"),
     ("[[devices]]\nmemory = -8", "memory (GiB) must be a positive number"),
     ("[[devices]]\nmemory = nan", "memory (GiB) must be a positive number, not nan"),

@@ -45,11 +45,20 @@ def test_lower_case_letters_are_counted_as_deletions_before_the_next_column(tmp_
         ("MKV\n", "first line is no '>'"),
         (">query\nMKV\n>short one\nMK\n", "'short one': 2 columns, but the first has 3"),
         (">query\nMK7\n", "'query': '7' is no amino acid"),
+        (">query\nMK-\n", "'query': the query is empty or has gaps"),
+        (">query\n\n>other\n\n", "'query': the query is empty or has gaps"),
     ],
 )
 def test_what_is_no_alignment_is_refused(tmp_path: Path, text: str, complaint: str):
     with pytest.raises(UsageError, match=complaint):
         read_a3m(write(tmp_path, text))
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path):
+    (tmp_path / "binary.a3m").write_bytes(b"\xff\xfe>")
+    for name in ("binary.a3m", "missing.a3m", "."):
+        with pytest.raises(UsageError, match="cannot read the alignment"):
+            read_a3m(tmp_path / name)
 
 
 def test_the_example_family_is_the_one_of_bpti():
@@ -143,3 +152,9 @@ def test_only_known_distances_count():
     assert labels[0, 3] == labels[3, 0] == distance_bins(torch.tensor(3.8))
     assert (labels.diagonal() == 0).all()
     assert (labels != -100).sum() == 6
+
+
+@pytest.mark.parametrize("pair", [(0, 4), (-1, 2), (4, 4)])
+def test_a_distance_of_residues_that_are_not_there_is_refused(pair: tuple[int, int]):
+    with pytest.raises(UsageError, match="in 4 columns"):
+        known_distances(4, [(*pair, 3.8)])

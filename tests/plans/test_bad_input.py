@@ -11,7 +11,7 @@ import torch
 import superscaler as ss
 from superscaler.errors import ClusterError, PlanError, SuperscalerError, UsageError
 from superscaler.models import build
-from superscaler.plans import PLANS
+from superscaler.plans import PLANS, devices_of, parse
 from tests.exact import Subject
 
 
@@ -47,6 +47,46 @@ def test_no_count_is_below_one(name: str, option: str, count: int) -> None:
     assert "try: " in str(caught.value)
 
 
+@pytest.mark.parametrize(("name", "option"), [
+    (name, option) for name, option in COUNTS if name != "interlaced" and option not in ("level", "small")
+])  # fmt: skip
+def test_a_degree_is_a_whole_number(name: str, option: str) -> None:
+    model = "alphafold2" if name in ("dap", "three_f_one_b") else "gpt"
+    with pytest.raises(UsageError, match=r"whole number, not 2\.0") as caught:
+        subject(model).compile(PLANS[name](**{option: 2.0}), 4, ss.SGD(lr=0.1))
+    assert "try: " in str(caught.value)
+
+
+@pytest.mark.parametrize("plan", [5, ss.Cluster.local(2), PLANS["megatron"], PLANS["co_shard"]])
+def test_what_is_no_plan_is_refused(plan: object) -> None:
+    """Also a plan's maker that nobody called, which would say nothing."""
+    with pytest.raises(UsageError) as caught:
+        compiled("gpt", plan, 2)  # type: ignore[arg-type]
+    assert "try: " in str(caught.value)
+
+
+def test_what_is_not_around_a_plan_is_refused() -> None:
+    with pytest.raises(UsageError, match="recompute goes around a plan"):
+        ss.plans.recompute("zero:data=2")  # type: ignore[arg-type]
+
+
+PLACED = [
+    "data_parallel:ways=3", "megatron:data=2,tensor=3", "zero:level=3,data=2,replicas=2", "recompute+zero:data=3",
+    "pipeline:stages=4", "pipeline:stages=4,schedule=zb_v,microbatches=4",
+    "pipeline:stages=6,chunks=3,schedule=interleaved_1f1b,microbatches=2",
+    "pipeline:stages=2,placement=bidirectional,microbatches=2", "megatron:pipeline=2,schedule=zb_v,microbatches=4",
+    "co_shard:parts=2,data=2,pipeline=2", "interlaced:stages=2,tensor=2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("plan", PLACED)
+def test_a_plan_names_as_many_devices_as_it_takes(plan: str) -> None:
+    planner = ss.Planner(subject("gpt").traced.graph, ss.Cluster.local(8))
+    parse(plan)(planner)
+    taken = {device for stage in planner.directives().stages for device in stage.devices}
+    assert devices_of(plan) == len(taken)
+
+
 @pytest.mark.parametrize("model", ["gpt", "swin", "t5", "alphafold2"])
 def test_fewer_heads_than_parts(model: str) -> None:
     """Of attention that is one op, and of attention written out."""
@@ -75,6 +115,7 @@ def test_fewer_heads_than_parts(model: str) -> None:
     ("gpt", "zero:data=3,tensor=2", 4, ClusterError, "the plan needs 6 devices, the cluster has 4"),
     ("gpt", "interlaced:stages=2,tensor=2", 3, ClusterError, "the plan needs 4 devices, the cluster has 3"),
     ("gpt", "zero:level=two", 2, UsageError, "not a whole number"),
+    ("gpt", "recompute:plan=zero", 2, UsageError, "no option 'plan'"),
 ])  # fmt: skip
 def test_what_does_not_apply_is_refused(model: str, plan: str, devices: int, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says) as caught:
