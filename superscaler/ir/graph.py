@@ -17,7 +17,8 @@ from typing import Any, Literal
 import msgspec
 
 from superscaler.errors import CheckError
-from superscaler.ir.printing import graph_text
+from superscaler.ir.names import name_text, names_text
+from superscaler.ir.text import dump
 
 Kind = Literal["parameter", "buffer", "input", "activation", "optimizer", "constant", "cache"]
 Phase = Literal["forward", "backward", "optimizer"]
@@ -110,7 +111,7 @@ class Graph(msgspec.Struct, frozen=True, dict=True):
         return {name: tuple(ops) for name, ops in found.items()}
 
     def __str__(self) -> str:
-        return graph_text(self)
+        return _text(self)
 
     def state(self) -> Iterator[Tensor]:
         """Tensors that live across steps."""
@@ -156,3 +157,31 @@ def pruned(graph: Graph, outputs: dict[str, str], updates: dict[str, str], gradi
     used |= {t.name for t in graph.state()}
     tensors = tuple(t for t in graph.tensors if t.name in used)
     return Graph(tensors, ops, graph.inputs, outputs, gradients, updates)
+
+
+# --- as text ----------------------------------------------------------------------------------------------------------
+
+
+def _text(graph: Graph) -> str:
+    """One line per tensor that is there beforehand, per op, and per result."""
+    written = {name for op in graph.ops for name in op.outputs}
+    lines = ["graph"]
+    lines += [f"  {t.kind} {_typed(t)}" for t in graph.tensors if t.name not in written]
+    lines += [f"  {_op_text(graph, op)}" for op in graph.ops]
+    lines += [f"  inputs {names_text(graph.inputs)}"] if graph.inputs else []
+    for what, table in (("output", graph.outputs), ("gradient", graph.gradients), ("update", graph.updates)):
+        lines += [f"  {what} {name_text(name)} = {name_text(tensor)}" for name, tensor in table.items()]
+    return "\n".join(lines)
+
+
+def _typed(tensor: Tensor) -> str:
+    return f"{name_text(tensor.name)}: {tensor.dtype}[{', '.join(map(str, tensor.shape))}]"
+
+
+def _op_text(graph: Graph, op: Op) -> str:
+    outs = ", ".join(_typed(graph.tensor[name]) for name in op.outputs)
+    args = dump(list(op.args))[1:-1]
+    more = msgspec.to_builtins(op)
+    for shown in ("target", "inputs", "outputs", "args"):
+        more.pop(shown, None)
+    return f"{outs} = {op.target}({args}) of {names_text(op.inputs)}  # {msgspec.json.encode(more).decode()}"

@@ -1,4 +1,4 @@
-"""Parsing: Graphs and Programs from the text that ``printing`` gives."""
+"""Parsing: Graphs and Programs from the text that they print as."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from superscaler.errors import UsageError
 from superscaler.ir import text
 from superscaler.ir.graph import Graph, Op, Tensor
 from superscaler.ir.layout import Layout, Partial, Shard, State
+from superscaler.ir.names import NAME
 from superscaler.ir.program import (
     Accumulate,
     At,
@@ -32,7 +33,6 @@ from superscaler.ir.program import (
     Value,
 )
 
-NAME = r'(?:"(?:[^"\\]|\\.)*"|[A-Za-z_][\w./*@-]*)'
 _TYPED = re.compile(rf"({NAME}): (\w+)\[([\d, ]*)\]")
 _OUT = rf"{NAME}: \w+\[[\d, ]*\]"
 _OP = re.compile(rf"({_OUT}(?:, {_OUT})*) = ([\w.]+)\((.*)\) of ((?:{NAME}(?:, {NAME})*)?)  # (\{{.*\}})")

@@ -15,11 +15,26 @@ from typing import Any, Literal
 import msgspec
 
 from superscaler.ir.layout import Layout
-from superscaler.ir.printing import program_text
+from superscaler.ir.names import name_text
 from superscaler.ir.region import Interval
 from superscaler.ir.rules.rule import Splits
-
-At = tuple[tuple[str, int], ...]  # indices of time axes that are fixed inside a block (co-shards)
+from superscaler.ir.steps import (
+    Accumulate,
+    At,
+    Call,
+    Collect,
+    Collective,
+    CollectiveKind,
+    Commit,
+    Mask,
+    Offload,
+    Recv,
+    Send,
+    Slice,
+    Step,
+    step_text,
+    values_text,
+)
 
 
 class Value(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -54,113 +69,6 @@ class Definition(msgspec.Struct, frozen=True):
     rows: tuple[Row, ...]
     outs: tuple[int, ...]
 
-
-class Call(msgspec.Struct, frozen=True, tag="call", omit_defaults=True):
-    """Run a definition on values. ``base``: index of the Graph's op that the definition's offsets count from."""
-
-    definition: int
-    base: int
-    ins: tuple[int, ...]
-    outs: tuple[int, ...]
-    mesh: str
-    at: At = ()
-
-
-class Slice(msgspec.Struct, frozen=True, tag="slice", omit_defaults=True):
-    """Take the part of a value that another layout holds; no communication."""
-
-    src: int
-    dst: int
-    at: At = ()
-
-
-class Mask(msgspec.Struct, frozen=True, tag="mask", omit_defaults=True):
-    """From replicated to a partial sum along ``axes``: kept at coordinate 0, zero elsewhere."""
-
-    src: int
-    dst: int
-    axes: tuple[str, ...]
-    at: At = ()
-
-
-class Accumulate(msgspec.Struct, frozen=True, tag="accumulate", omit_defaults=True):
-    """Add a term to a sum formed over time (micro-batches, co-shards) or over the inputs of an ``add_n``.
-
-    The first term of a run of the entry is written, later ones are added, in ``into``'s own storage. ``term``: the
-    number of the ``add_n`` input that ``src`` is, or -1 if ``into`` is the same logical tensor as ``src``.
-    """
-
-    src: int
-    into: int
-    term: int = -1
-    at: At = ()
-
-
-class Collect(msgspec.Struct, frozen=True, tag="collect", omit_defaults=True):
-    """Write the part of one time index into the value that holds all of them."""
-
-    src: int
-    into: int
-    at: At = ()
-
-
-CollectiveKind = Literal["all_reduce", "reduce_scatter", "all_gather", "all_to_all"]
-
-
-class Collective(msgspec.Struct, frozen=True, tag="collective", omit_defaults=True):
-    """A collective over the groups of ``grouping`` (an index into the entry's groupings).
-
-    ``axes``: the mesh axes along which the members of a group differ. ``comm``: the number of this communication in
-    the entry; all members post the same number.
-    """
-
-    kind: CollectiveKind
-    src: int
-    dst: int
-    axes: tuple[str, ...]
-    grouping: int
-    comm: int
-    at: At = ()
-
-
-class Send(msgspec.Struct, frozen=True, tag="send", omit_defaults=True):
-    """Send the pieces of a value that ``route`` (an index into the entry's routes) takes from this worker."""
-
-    src: int
-    route: int
-    comm: int
-    at: At = ()
-
-
-class Recv(msgspec.Struct, frozen=True, tag="recv", omit_defaults=True):
-    """Receive the pieces that ``route`` brings to this worker, and assemble the value from them.
-
-    ``local``: the value on this worker, if any, from which pieces with equal source and destination are taken.
-    """
-
-    dst: int
-    route: int
-    comm: int
-    local: int = -1
-    at: At = ()
-
-
-class Commit(msgspec.Struct, frozen=True, tag="commit"):
-    """Make ``src`` the new content of the state value ``state``; if that lies in host memory, on the transfer lane."""
-
-    src: int
-    state: int
-
-
-class Offload(msgspec.Struct, frozen=True, tag="offload"):
-    """Copy a value between device and host memory (``to``), on the transfer lane."""
-
-    src: int
-    dst: int
-    to: Literal["host", "device"]
-
-
-Step = Call | Slice | Mask | Accumulate | Collect | Collective | Send | Recv | Commit | Offload
 
 BlockKind = Literal[
     "prologue", "per_step", "forward", "backward", "weight", "recompute", "reduce", "optimizer", "send", "recv",
@@ -221,7 +129,7 @@ class Program(msgspec.Struct, frozen=True):
     peak: int = 0
 
     def __str__(self) -> str:
-        return program_text(self)
+        return _text(self)
 
 
 class Piece(msgspec.Struct, frozen=True, array_like=True):
@@ -248,3 +156,67 @@ class Grouping(msgspec.Struct, frozen=True):
     """Disjoint groups of workers that run one collective each at the same time."""
 
     groups: tuple[tuple[int, ...], ...]
+
+
+# --- as text ----------------------------------------------------------------------------------------------------------
+
+
+def _text(program: Program) -> str:
+    """Values, blocks with their steps, the order of tasks, and the plan of memory."""
+    lines = [f"program of workers {' '.join(map(str, program.workers))}"]
+    lines += [f"  %{i} = {_value_text(value)}" for i, value in enumerate(program.values)]
+    for what, table in (
+        ("input", program.inputs), ("state", program.state), ("output", program.outputs),
+        ("gradient", program.gradients),
+    ):  # fmt: skip
+        lines += [f"  {what} {name_text(name)} = %{value}" for name, value in table.items()]
+    for number, block in enumerate(program.blocks):
+        lines.append(f"  block {number}: {_block_text(block)}")
+        lines += [f"    {step_text(step)}" for step in block.steps]
+    for item in program.order:
+        frees = f" frees {item.frees}" if item.frees >= 0 else ""
+        lines.append(f"  run {item.block}.{item.microbatch} at {item.start}..{item.end}{frees}")
+    lines += [f"  free {i}: {values_text(values)}" for i, values in enumerate(program.frees)]
+    lines += [f"  buffer %{b.value}: {b.size} at {' '.join(map(str, b.offsets))}" for b in program.buffers]
+    lines.append(f"  arena {program.arena} peak {program.peak}")
+    return "\n".join(lines)
+
+
+def _value_text(value: Value) -> str:
+    over = f" over {', '.join(value.over)}" if value.over else ""
+    terms = f" terms {' '.join(map(str, value.terms))}" if value.terms else ""
+    return f"{name_text(value.tensor)} as {value.layout}{over}{terms}"
+
+
+def _block_text(block: Block) -> str:
+    over = f" over {', '.join(block.over)}" if block.over else ""
+    return f"{name_text(block.name)} is {block.kind} on {block.mesh}{over} lane {block.lane} stage {block.stage}"
+
+
+__all__ = [
+    "Accumulate",
+    "At",
+    "Block",
+    "BlockKind",
+    "Buffer",
+    "Call",
+    "Collect",
+    "Collective",
+    "CollectiveKind",
+    "Commit",
+    "Definition",
+    "Grouping",
+    "Item",
+    "Lane",
+    "Mask",
+    "Offload",
+    "Piece",
+    "Program",
+    "Recv",
+    "Route",
+    "Row",
+    "Send",
+    "Slice",
+    "Step",
+    "Value",
+]

@@ -7,7 +7,6 @@ import pytest
 from superscaler.errors import UsageError
 from superscaler.ir.graph import Graph, Op, Tensor
 from superscaler.ir.parsing import parse_graph, parse_program
-from superscaler.ir.printing import graph_text, program_text
 from tests.ir.plans_by_hand import in_one_piece, network, tensor_parallel
 from tests.ir.plans_by_hand_more import BY_HAND, pipelined
 
@@ -18,7 +17,7 @@ PLANS = [in_one_piece, tensor_parallel, *BY_HAND]
 def test_programs_read_back(make) -> None:  # type: ignore[no-untyped-def]
     for entry in make().entries.values():
         for program in entry.programs:
-            assert parse_program(program_text(program)) == program
+            assert parse_program(str(program)) == program
 
 
 @pytest.mark.parametrize("make", PLANS, ids=lambda make: make.__name__)
@@ -26,8 +25,8 @@ def test_graphs_read_back(make) -> None:  # type: ignore[no-untyped-def]
     """All but the order in which tensors are listed."""
     for entry in make().entries.values():
         graph = entry.graph
-        again = parse_graph(graph_text(graph))
-        assert graph_text(again) == graph_text(graph)
+        again = parse_graph(str(graph))
+        assert str(again) == str(graph)
         assert set(again.tensors) == set(graph.tensors)
         assert (again.ops, again.inputs) == (graph.ops, graph.inputs)
         assert (again.outputs, again.gradients, again.updates) == (graph.outputs, graph.gradients, graph.updates)
@@ -39,7 +38,7 @@ def test_names_and_arguments_of_any_kind() -> None:
     ins, outs = ("a b",), ('x: "y" = (z)',)
     op = Op("op # 1", "aten.add.Scalar", ins, outs, args, "backward", source="file (1).py:3", link="öp")
     graph = Graph(tensors, (op,), ("a b",), {"the loss": 'x: "y" = (z)'})
-    assert parse_graph(graph_text(graph)) == graph
+    assert parse_graph(str(graph)) == graph
 
 
 def test_a_graph_as_text() -> None:
@@ -58,7 +57,7 @@ def test_a_program_as_text() -> None:
 
 
 def test_what_is_no_program_is_told_by_its_line() -> None:
-    text = program_text(pipelined().entries["train"].programs[0]).replace("send %5 route 0", "send %5 by post")
+    text = str(pipelined().entries["train"].programs[0]).replace("send %5 route 0", "send %5 by post")
     with pytest.raises(UsageError, match="no line of a program") as caught:
         parse_program(text)
     assert "send %5 by post comm 0" in str(caught.value)
