@@ -87,11 +87,13 @@ class Arena:
     def acquire(self, offset: int, nbytes: int) -> None:
         """A value's life begins: its chunks are mapped. Raises :class:`OutOfMemory` and changes nothing."""
         lo, hi = self._indices(offset, nbytes)
-        missing = [index for index in range(lo, hi) if index not in self._region.chunks]
         uses = self._uses
-        for index in range(lo, hi):
-            uses[index] += 1
-            self._in_use += uses[index] == 1
+        # Another thread may be about to reclaim what was idle until now.
+        with self.pool.space.lock:
+            for index in range(lo, hi):
+                uses[index] += 1
+                self._in_use += uses[index] == 1
+            missing = [index for index in range(lo, hi) if index not in self._region.chunks]
         if missing:
             self._map(missing, lo, hi)
         self._most_in_use = max(self._most_in_use, self._in_use)

@@ -139,6 +139,9 @@ class CudaDriver:
         """The bytes as a uint8 tensor that keeps ``keep`` alive."""
         import torch
 
+        if not size:
+            # Where nothing is mapped, torch cannot tell whose address it is.
+            return torch.empty(0, dtype=torch.uint8, device=f"cuda:{self.device}")
         return torch.as_tensor(_CudaArray(address, size, keep), device=f"cuda:{self.device}")
 
     def _call(self, name: str, *arguments: Any) -> Any:

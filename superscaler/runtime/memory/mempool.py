@@ -22,7 +22,7 @@ from superscaler.runtime.memory.vtensor import VTensor
 _ALLOCATE = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p)
 _FREE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p)
 
-# torch may call until the process ends, whatever became of the pool: the closures are never freed.
+# torch may call until the process ends, whatever became of the pool: closures and allocators are never freed.
 _CALLBACKS: list[Any] = []
 
 
@@ -84,4 +84,7 @@ def open_memory_pool(pool: Pool, owner: str = "activations") -> Any:
     addresses = (
         ctypes.cast(call, ctypes.c_void_p).value for call in (segments.allocate_callback, segments.free_callback)
     )
-    return torch.cuda.MemPool(custom_allocator(*addresses))
+    allocator = custom_allocator(*addresses)
+    # Before torch 2.11 a MemPool did not keep its allocator alive, and blocks may outlive the pool.
+    _CALLBACKS.append(allocator)
+    return torch.cuda.MemPool(allocator)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from superscaler.errors import UsageError, did_you_mean
 from superscaler.runtime.memory.backend import Backend, Guard
-from superscaler.runtime.memory.sizes import bytes_of
+from superscaler.runtime.memory.sizes import bytes_of, text_of
 from superscaler.runtime.memory.space import AddressSpace, Reclaimer
 from superscaler.runtime.memory.stats import PoolStats
 from superscaler.runtime.memory.table import MemoryRow
@@ -40,9 +40,11 @@ class Pool:
         lazy: bool = False,
         name: str = "pool",
     ) -> None:
-        self.name = name
+        self.name = text_of(name, "a pool")
         self.budget = bytes_of(budget, f"pool {name!r}, budget")
-        self.backend = open_backend(backend, chunk, guard, name) if isinstance(backend, str) else backend
+        if isinstance(backend, str) or not hasattr(backend, "chunk"):
+            backend = open_backend(str(backend), chunk, guard, name)
+        self.backend = backend
         self.chunk = self.backend.chunk
         if budget < self.chunk:
             self.backend.close()
@@ -124,7 +126,7 @@ def open_backend(name: str, chunk: int, guard: Guard, label: str) -> Backend:
     """The backend of that name."""
     bytes_of(chunk, f"pool {label!r}, chunk")
     if guard not in ("trap", "zero"):
-        raise UsageError(f"unknown guard {guard!r}", hint=did_you_mean(guard, ("trap", "zero")))
+        raise UsageError(f"unknown guard {guard!r}", hint=did_you_mean(str(guard), ("trap", "zero")))
     if name == "host":
         from superscaler.runtime.memory.host import HostBackend
 

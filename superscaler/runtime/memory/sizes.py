@@ -1,4 +1,4 @@
-"""Numbers of bytes as callers give them: whole numbers, and shapes and dtypes that torch can make tensors of."""
+"""What callers give: whole numbers of bytes, names, and shapes and dtypes that torch can make tensors of."""
 
 from __future__ import annotations
 
@@ -19,6 +19,13 @@ def bytes_of(number: int, owner: str) -> int:
         return operator.index(number)
     except TypeError:
         raise UsageError(f"{owner}: {number!r} bytes", hint="a whole number") from None
+
+
+def text_of(name: object, what: str) -> str:
+    """The name, if it is a text. Raises :class:`UsageError` saying what it was to name otherwise."""
+    if isinstance(name, str):
+        return name
+    raise UsageError(f"{what}: {name!r} is no name", hint="a string")
 
 
 def size_of(shape: Sequence[int], dtype: torch.dtype, owner: str) -> int:

@@ -18,12 +18,14 @@ from superscaler.runtime.memory.faults import FAULTS
 from superscaler.runtime.memory.lock import PoolLock
 from superscaler.runtime.memory.mapper import Mapper
 from superscaler.runtime.memory.region import Region
+from superscaler.runtime.memory.sizes import text_of
 from superscaler.runtime.memory.stats import MapCounters
 from superscaler.runtime.memory.store import Store
 from superscaler.runtime.memory.table import Account, close_account, open_account
 
 Reclaimer = Callable[[int], int]
 POPULATE_BYTES = 32 << 20
+TRIES = 100  # to be the first to take the memory that went back
 
 _SPACES: weakref.WeakSet[AddressSpace] = weakref.WeakSet()
 
@@ -66,6 +68,7 @@ class AddressSpace:
 
     def open_region(self, size: int, owner: str) -> tuple[Region, Any]:
         """A fresh region of ``size`` bytes rounded up to chunks, and the buffer over it that keeps it alive."""
+        text_of(owner, f"pool {self.name!r}, owner")
         with self.lock:
             self.check_open(owner)
             account = self.accounts.get(owner)
@@ -148,6 +151,7 @@ class AddressSpace:
         """Map the source's chunks ``[lo, hi)`` at ``at`` of the target as well, read-only on both sides."""
         with self.lock:
             self.check_open(target.name)
+            _check_used(source, hi)
             self._clear_from(target, at)
             protected = source.protect(lo, hi)
             try:
@@ -190,6 +194,7 @@ class AddressSpace:
         """One more reference, of the same owner, to each of the chunks ``[lo, hi)``, which become read-only."""
         with self.lock:
             self.check_open(region.name)
+            _check_used(region, hi)
             region.protect(lo, hi)
             chunks = [region.chunks[index] for index in range(lo, hi)]
             self.store.share(chunks, region.account, region.account)
@@ -219,28 +224,39 @@ class AddressSpace:
         self.with_room(region.count_shared(lo, hi), make_writable)
 
     def with_room(self, chunks: int, act: Callable[[], None]) -> None:
-        """Do it under the lock; where memory is short, once more after room for so many chunks was made."""
-        try:
-            with self.lock:
-                act()
-            return
-        except OutOfMemory:
-            self.make_room(chunks)
+        """Do it under the lock; where memory is short, again after room for so many chunks was made.
+
+        Others may be faster in taking it, so it is tried again for as long as memory goes back.
+        """
+        for attempt in range(TRIES):
+            try:
+                with self.lock:
+                    act()
+                return
+            except OutOfMemory as error:
+                returned = self.store.returned
+                # Where the system has less than the budget allows, so much has to go back, whatever the budget says.
+                self.make_room(chunks, returned + chunks if isinstance(error.__cause__, OSError) else 0)
+                if attempt and self.store.returned == returned:
+                    raise
         with self.lock:
             act()
 
-    def make_room(self, chunks: int) -> None:
-        """Try to make room for so many chunks: what waits to go back, what was mapped ahead, what owners can spare."""
+    def make_room(self, chunks: int, returned: int = 0) -> None:
+        """Try to make room for so many chunks: what waits to go back, what was mapped ahead, what owners can spare.
+
+        ``returned``: go on until so many have ever gone back to the system.
+        """
         self.settle()
-        if self._missing(chunks) > 0:
+        if self._missing(chunks, returned) > 0:
             self._take_back_ahead()
         for known in list(self._reclaimers):
-            missing, reclaim = self._missing(chunks), known()
+            missing, reclaim = self._missing(chunks, returned), known()
             if missing > 0 and reclaim is not None:
                 reclaim(missing * self.chunk)
 
-    def _missing(self, chunks: int) -> int:
-        return self.store.committed + chunks - self.store.limit
+    def _missing(self, chunks: int, returned: int) -> int:
+        return max(self.store.committed + chunks - self.store.limit, returned - self.store.returned)
 
     def _take_back_ahead(self) -> None:
         with self.lock:
@@ -298,3 +314,9 @@ class AddressSpace:
     def _release(self, region: Region) -> None:
         region.release()
         self.regions.discard(region)
+
+
+def _check_used(region: Region, hi: int) -> None:
+    """Under the lock: its owner may have trimmed it since the caller looked."""
+    if region.used < hi:
+        raise VirtualMemoryError(f"{region.name}: its first {hi:,} chunks are not all in use", f"{region.used:,} are")

@@ -15,7 +15,8 @@ from superscaler.runtime.memory.table import Account
 
 
 class Store:
-    """Chunks under a budget of ``limit`` chunks. ``committed`` counts those in use or not yet given back."""
+    """Chunks under a budget of ``limit`` chunks. ``committed`` counts those in use or not yet given back,
+    ``returned`` those that ever went back to the system."""
 
     def __init__(self, backend: Backend, limit: int) -> None:
         self.backend = backend
@@ -23,6 +24,7 @@ class Store:
         self.limit = limit
         self.committed = 0
         self.peak = 0
+        self.returned = 0
         self.unreturned: list[Run] = []
         self._holders: dict[int, list[Account]] = {}
 
@@ -109,6 +111,7 @@ class Store:
                     self.numbers.leave(home, chunk)
             return
         self.committed -= count
+        self.returned += count
         self.numbers.freed(range(first, first + count))
 
 

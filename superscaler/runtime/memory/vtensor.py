@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 class VTensor:
     """A reserved range of which the first ``size`` bytes are in use and the first ``mapped`` bytes (chunks) are memory.
 
-    Made by :meth:`Pool.reserve`. A vTensor that is dropped without ``free`` lives on as long as a tensor over it does.
+    Made by :meth:`Pool.reserve`. One thread at a time changes a vTensor; others may share and hold what is in use of
+    it, and have vTensors of their own in the same pool. Dropped without ``free``, it lives on as long as a tensor over
+    it does.
     """
 
     __slots__ = ("__weakref__", "_buffer", "_region", "_size", "_space")
@@ -202,10 +204,13 @@ class VTensor:
         return self._space.backend.tensor(self._buffer, offset, shape, dtype)
 
     def _of_this_pool(self, source: VTensor | Chunks) -> None:
-        if source.space is not self._space:
+        space = getattr(source, "space", None)
+        if not isinstance(space, AddressSpace):
+            raise UsageError(f"{self._region.name}: share of {source!r}", hint="a vTensor, or what it holds")
+        if space is not self._space:
             raise UsageError(
                 f"{self._region.name} of pool {self._space.name!r}: share of {source!r}",
-                f"its chunks are those of pool {source.space.name!r}",
+                f"its chunks are those of pool {space.name!r}",
                 hint="one pool for what is to be shared, or a copy",
             )
 

@@ -83,14 +83,17 @@ class KVCache:
         """Remember the sequence's chunks under its tokens."""
         with self.lock:
             node = self.tree.root
-            for depth, block in enumerate(self.blocks(sequence.tokens)):
-                child = node.children.get(block)
-                if child is None:
-                    lo, hi = depth * self.pool.chunk, (depth + 1) * self.pool.chunk
-                    child = self.tree.insert(node, block, [plane.hold(lo, hi) for plane in sequence.planes])
-                node = child
-            if node.parent is not None:
-                self.tree.touch(node)
+            try:
+                for depth, block in enumerate(self.blocks(sequence.tokens)):
+                    child = self.tree.containing(node, block)
+                    if child is None:
+                        lo, hi = depth * self.pool.chunk, (depth + 1) * self.pool.chunk
+                        child = self.tree.insert(node, block, [plane.hold(lo, hi) for plane in sequence.planes])
+                    node = child
+            finally:
+                # Also where the system refused the rest: what nobody touched would never be evicted.
+                if node.parent is not None:
+                    self.tree.touch(node)
 
     def reclaim(self, nbytes: int) -> int:
         """Evict cached prefixes until ``nbytes`` are free, as far as that frees anything; returns how many are."""

@@ -59,6 +59,14 @@ class PrefixTree:
             node = child
         return node, None, 0
 
+    def containing(self, parent: Node, block: Block) -> Node | None:
+        """The child whose tokens begin with the block's. A chunk must not be under two nodes: neither could go."""
+        child = parent.children.get(block)
+        if child is None:
+            child, common = _longest(parent, block)
+            return child if common == len(block) else None
+        return child
+
     def insert(self, parent: Node, block: Block, chunks: list[Chunks]) -> Node:
         """A new node; shorter tails that it contains are dropped."""
         for other in list(parent.by_first.get(block[0], ())):

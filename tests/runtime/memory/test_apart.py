@@ -182,6 +182,28 @@ def test_what_is_no_shape_or_dtype_is_refused(shape, dtype):
         assert not arena.in_use
 
 
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda pool, vtensor: vtensor.share(None, 1),
+        lambda pool, vtensor: vtensor.share(torch.zeros(1), 1),
+        lambda pool, vtensor: vtensor.share_chunks([None]),
+        lambda pool, vtensor: pool.reserve(CHUNK, owner=3),
+        lambda pool, vtensor: Arena(pool, CHUNK, owner=None),
+        lambda pool, vtensor: Pool("host", name=3),
+        lambda pool, vtensor: Pool("host", guard=None),
+        lambda pool, vtensor: Pool(3),
+    ],
+)
+def test_what_is_no_vtensor_name_or_guard_is_refused(act):
+    with open_pool("host") as pool:
+        vtensor, view = filled(pool)
+        with pytest.raises(UsageError):
+            act(pool, vtensor)
+        assert pool.stats().committed == vtensor.size == 4 * CHUNK
+        assert bool((view == 9).all())
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b", "ü\n", ""])
 def test_a_pool_may_have_any_name(name):
     with Pool("host", budget=CHUNK, chunk=CHUNK, name=name) as pool:

@@ -1,6 +1,7 @@
 """Arenas: values at planned offsets, mapped by their lifetimes."""
 
 import gc
+import threading
 
 import pytest
 import torch
@@ -75,6 +76,28 @@ def test_idle_chunks_go_to_whoever_needs_memory():
         kv.trim(0)
         arena.acquire(CHUNK, 3 * CHUNK)
         assert arena.mapped == 4 * CHUNK
+
+
+def test_what_a_value_just_took_is_not_reclaimed_by_another_thread():
+    with open_pool("host", chunks=8) as pool:
+        arena = Arena(pool, 4 * CHUNK)
+        other = threading.Thread(target=arena.reclaim, args=(4 * CHUNK,))
+
+        class Watched(dict[int, int]):
+            def __contains__(self, index: object) -> bool:
+                found = super().__contains__(index)
+                if other.ident is None:
+                    other.start()
+                    other.join(0.1)
+                return found
+
+        arena.acquire(0, 4 * CHUNK)
+        arena.release(0, 4 * CHUNK)
+        arena._region.chunks = Watched(arena._region.chunks)
+        view = arena.tensor(0, (4 * CHUNK,), torch.uint8)
+        other.join()
+        assert arena.mapped == arena.in_use == 4 * CHUNK
+        view.fill_(1)
 
 
 def test_a_dropped_arena_gives_everything_back(pool):

@@ -5,6 +5,7 @@ dtypes and offsets, and knows for each call whether it must succeed.
 """
 
 import random
+import sys
 import threading
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 from memory_pools import BACKENDS, open_pool
 
-from superscaler.errors import SuperscalerError
+from superscaler.errors import SuperscalerError, VirtualMemoryError
 
 DTYPES = (torch.uint8, torch.bool, torch.int16, torch.float16, torch.float32, torch.int64, torch.complex64)
 CHUNKS = 40
@@ -159,6 +160,44 @@ def test_all_bytes_at_odd_sizes(backend, lazy, guard):
         found.close()
         pool.settle()
         assert pool.stats().committed == pool.stats().mapped == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_others_share_what_its_owner_grows_and_trims(backend):
+    failures, done = [], threading.Event()
+    with open_pool(backend, chunks=64) as pool:
+        chunk, source = pool.chunk, pool.reserve(1 << 30)
+
+        def share() -> None:
+            while not done.is_set():
+                copy = pool.reserve(1 << 30)
+                try:
+                    copy.share(source, 3 * chunk)
+                    copy.writable(0, 3 * chunk)
+                    copy.tensor((3 * chunk,), torch.uint8).fill_(1)
+                    source.hold(0, 2 * chunk).free()
+                except VirtualMemoryError:
+                    continue
+                except BaseException as error:
+                    failures.append(error)
+                finally:
+                    copy.free()
+
+        threads = [threading.Thread(target=share) for _ in range(2)]
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        for thread in threads:
+            thread.start()
+        for _ in range(800):
+            source.extend(4 * chunk)
+            source.trim(0)
+        done.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+        assert failures == []
+        source.free()
+        assert pool.stats().committed == pool.stats().shared == 0
 
 
 def test_several_threads_on_one_pool():

@@ -2,8 +2,11 @@
 
 import ctypes
 import gc
+import importlib
+import weakref
 
 import pytest
+import torch
 from fake_driver import FakeDriver
 from memory_pools import CHUNK, open_pool
 
@@ -49,6 +52,23 @@ def test_an_unknown_or_empty_address_is_ignored():
         segments = Segments(pool)
         segments.free_callback(None, 0, 0, None)
         segments.free_callback(4096, 4096, 0, None)
+
+
+def test_torch_may_call_when_everything_else_is_gone(monkeypatch):
+    class Allocator:
+        pass
+
+    def make(allocate: int, free: int) -> Allocator:
+        made.append(weakref.ref(allocator := Allocator()))
+        return allocator
+
+    made: list[weakref.ref] = []
+    monkeypatch.setattr(importlib.import_module("torch._C"), "_cuda_customAllocator", make, raising=False)
+    monkeypatch.setattr(torch.cuda, "MemPool", lambda allocator: None)  # as before torch 2.11: keeps nothing alive
+    with open_pool("cuda") as pool:
+        open_memory_pool(pool)
+    gc.collect()
+    assert made[0]() is not None
 
 
 def test_a_pool_on_the_host_cannot_hold_them():

@@ -3,18 +3,23 @@
 import gc
 import itertools
 import random
+import sys
+import threading
 
 import pytest
 import torch
+from fake_driver import FakeDriver
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory_pools import CHUNK, open_pool
 
-from superscaler.errors import OutOfMemory, UsageError, UseAfterFree
-from superscaler.runtime.memory import Arena, Pool
+from superscaler.errors import OutOfMemory, UsageError, UseAfterFree, VirtualMemoryError
+from superscaler.runtime.memory import Arena, Pool, VTensor
 from superscaler.runtime.serving.kv_cache import KVCache
 from superscaler.runtime.serving.kv_layout import KVLayout
 
 PAGE = 4096
+GIB = 1 << 30
 DENSE = KVLayout(layers=2, heads=2, dim=16, dtype=torch.float32)  # 32 tokens per page
 UNEVEN = KVLayout(layers=4, heads=3, dim=10, dtype=torch.float32, layers_per_chunk=2)  # 17.07 tokens per page
 
@@ -174,6 +179,85 @@ def test_what_live_sequences_map_is_not_evicted():
     gc.collect()
 
 
+@pytest.mark.parametrize("layout", [DENSE, UNEVEN])
+@pytest.mark.parametrize("shared", [1, 20, 50, 90])
+def test_a_prefix_that_nobody_wrote_behind_can_be_evicted(layout, shared):
+    cache = open_cache(layout=layout)
+    prompt = list(range(100))
+    prefill(cache, prompt).free()
+    held = cache.pool.stats().committed
+    user = cache.create([*prompt[:shared], -1])
+    child = user.fork()
+    child.free()
+    user.free()
+    assert (cache.pool.stats().committed, cache.pool.stats().mapped) == (held, 0)
+    cache.reclaim(1 << 40)
+    assert cache.cached_tokens == cache.pool.stats().committed == 0
+
+
+def test_a_prefix_that_the_system_refused_to_keep_whole_can_be_evicted(monkeypatch):
+    cache = open_cache()
+    sequence = prefill(cache, list(range(100)))
+    hold, asked = VTensor.hold, itertools.count()
+
+    def refuse_the_third_block(plane, lo, hi):
+        if next(asked) == 2 * cache.layout.planes + 1:
+            raise VirtualMemoryError("no")
+        return hold(plane, lo, hi)
+
+    monkeypatch.setattr(VTensor, "hold", refuse_the_third_block)
+    sequence.free()
+    gc.collect()
+    assert cache.cached_tokens == 64
+    assert cache.pool.stats().committed == 2 * cache.layout.planes * PAGE
+    cache.reclaim(1 << 40)
+    assert cache.cached_tokens == cache.pool.stats().committed == 0
+
+
+def test_what_the_device_has_not_is_taken_from_cached_prefixes():
+    device = FakeDriver(memory=16 * CHUNK)
+    with open_pool("cuda", chunks=1000, seam=device) as pool:
+        cache = KVCache(pool, DENSE, max_tokens=4096)
+        for start in (0, 5000):
+            sequence = cache.create(range(start, start + 800))
+            sequence.append(range(start, start + 800))
+            sequence.free()
+        assert device.live == 16 * CHUNK
+        needy = pool.reserve(GIB)
+        needy.extend(10 * CHUNK)
+        assert 0 < cache.cached_tokens < 1600
+        with pytest.raises(OutOfMemory, match="refused to map"):
+            needy.extend(7 * CHUNK)
+        assert needy.size == device.live == 10 * CHUNK
+
+
+def test_nobody_is_refused_what_others_can_spare():
+    each, failures = 2, []
+    cache = open_cache(pages=4 * each * DENSE.planes)
+
+    def traffic(draw):
+        for _ in range(120):
+            sequence = cache.create(tokens := [draw.randrange(1000) for _ in range(each * 32)])
+            try:
+                for token in tokens[sequence.length :]:
+                    sequence.append([token])
+            except OutOfMemory as error:
+                failures.append(error)
+            sequence.free()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    threads = [threading.Thread(target=traffic, args=(random.Random(seed),)) for seed in range(4)]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert failures == []
+
+
 def test_running_out_leaves_a_sequence_as_it_was():
     cache = open_cache(pages=10)
     sequence = prefill(cache, list(range(64)))
@@ -259,6 +343,8 @@ def test_random_traffic_never_mixes_sequences_up(seed, pages, layout):
                 write(sequence, begin)
             elif kind < 0.85:
                 live.append(draw.choice(live).fork())
+            elif kind < 0.9:
+                live.append(cache.create(draw.choice(prompts)))
             else:
                 live.pop(draw.randrange(len(live))).free(keep=draw.random() < 0.8)
         except OutOfMemory:
