@@ -50,6 +50,9 @@ def decode(query: torch.Tensor, cached: CachedKV, *, scale: float | None = None,
     programs = _programs(query, cached)
     batch, query_heads, dim = query.shape
     group = _group(query_heads, cached)
+    _one_per_sequence(query, cached)
+    if splits < 0:
+        raise UsageError(f"attention in {splits} parts", hint="0 for as many as fill the device")
     block_n = 64
     splits = splits or _splits(batch * cached.heads, cached.longest, block_n, query.device)
     parts = torch.empty((batch, query_heads, splits, dim), dtype=torch.float32, device=query.device)
@@ -71,8 +74,15 @@ def decode(query: torch.Tensor, cached: CachedKV, *, scale: float | None = None,
 def store(keys: torch.Tensor, values: torch.Tensor, cached: CachedKV) -> None:
     """Write one new token per sequence, ``[batch, heads, dim]``, into the last row of each: before :func:`decode`."""
     programs = _programs(keys, cached)
+    _one_per_sequence(keys, cached)
+    if keys.shape[1] != cached.heads or (values.shape, values.dtype) != (keys.shape, keys.dtype):
+        raise UsageError(
+            f"keys {list(keys.shape)} {keys.dtype} and values {list(values.shape)} {values.dtype} to store",
+            hint=f"alike, of {cached.heads} heads",
+        )
     width = cached.heads * cached.dim
-    rows = [x.reshape(x.shape[0], width) for x in (keys, values)]
+    flat = [x.reshape(x.shape[0], width) for x in (keys, values)]
+    rows = [x if x.stride(1) == 1 else x.contiguous() for x in flat]
     programs.store[(len(rows[0]),)](
         *rows, rows[0].stride(0), rows[1].stride(0), cached.keys, cached.values, cached.lengths,
         width, cached.token_stride, BLOCK=_power_of_two(width, least=16),
@@ -90,6 +100,8 @@ def prefill(
     programs = _programs(query, cached)
     _, query_heads, dim = query.shape
     group = _group(query_heads, cached)
+    if starts.numel() != cached.lengths.numel() + 1:
+        raise UsageError(f"{starts.numel()} starts for {cached.lengths.numel()} sequences", hint="one more than these")
     block_m, block_n, warps = PREFILL_BLOCKS if _small(cached) else (32, 32, 4)
     batch = cached.lengths.numel()
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
@@ -116,10 +128,15 @@ def interpreted() -> bool:
 
 def _programs(query: torch.Tensor, cached: CachedKV) -> Any:
     """The module of the kernels, after a check that they can take this."""
-    if query.dtype != cached.dtype or cached.dtype not in _DTYPES or query.shape[-1] != cached.dim:
+    if query.dtype != cached.dtype or not takes(cached.dtype, query.shape[-1], cached.dim):
         raise UsageError(
             f"attention of {query.dtype} queries of {query.shape[-1]} over {cached.dtype} keys of {cached.dim}",
-            hint="alike, and float16, bfloat16 or float32",
+            hint="alike, at most 256 of float16, bfloat16 or float32",
+        )
+    if query.ndim != 3 or query.device != cached.lengths.device:
+        raise UsageError(
+            f"attention of a tensor {list(query.shape)} on {query.device}, over a cache on {cached.lengths.device}",
+            hint="[tokens, heads, dim], on the device of the cache",
         )
     if query.device.type == "cpu" and not interpreted():
         raise BackendUnavailable(
@@ -135,6 +152,11 @@ def _group(query_heads: int, cached: CachedKV) -> int:
     if rest or not group:
         raise UsageError(f"{query_heads} query heads over {cached.heads} key-value heads", hint="a multiple")
     return group
+
+
+def _one_per_sequence(rows: torch.Tensor, cached: CachedKV) -> None:
+    if len(rows) != cached.lengths.numel():
+        raise UsageError(f"{len(rows)} tokens for {cached.lengths.numel()} sequences", hint="one for each")
 
 
 def _precise(dtype: torch.dtype) -> bool:

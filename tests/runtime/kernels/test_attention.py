@@ -119,12 +119,12 @@ def test_any_shape(lengths, heads, group, dim, splits, seed):
         assert_close(prefilled[row : row + 1], want, torch.float32)
 
 
-@pytest.mark.parametrize("layers_per_chunk", [1, 2])
-def test_new_tokens_are_stored_in_the_last_rows(layers_per_chunk):
+@pytest.mark.parametrize(("layers_per_chunk", "apart"), [(1, 1), (2, 1), (1, 2)])
+def test_new_tokens_are_stored_in_the_last_rows(layers_per_chunk, apart):
     lengths = [1, 7, 0, 64]
     cache, sequences = cache_with(lengths, heads=2, dim=24, dtype=torch.float16, layers_per_chunk=layers_per_chunk)
     before = [(s.keys(0).clone(), s.values(0).clone()) for s in sequences]
-    both = torch.randn(4, 6, 24).half()
+    both = torch.randn(4, 6, 24 * apart).half()[:, :, ::apart]
     attention.store(both[:, 1:3], both[:, 3:5], cache.batch(sequences, 0))
     for number, (sequence, old) in enumerate(zip(sequences, before, strict=True)):
         for now, was, new in zip(
@@ -159,6 +159,26 @@ def test_what_does_not_fit_is_named(monkeypatch):
         attention.decode(torch.empty(1, 3, 16), cached)
     with pytest.raises(UsageError, match=r"float64"):
         attention.decode(torch.empty(1, 2, 16, dtype=torch.float64), cached)
+    wide, wide_sequences = cache_with([3], heads=2, dim=257, dtype=torch.float32)
+    with pytest.raises(UsageError, match="at most 256"):
+        attention.decode(torch.empty(1, 2, 257), wide.batch(wide_sequences, 0))
+    for rows, why in ((0, "0 tokens for 1"), (2, "2 tokens for 1")):
+        with pytest.raises(UsageError, match=why):
+            attention.decode(torch.empty(rows, 2, 16), cached)
+    with pytest.raises(UsageError, match="on the device of the cache"):
+        attention.decode(torch.empty(2, 16), cached)
+    with pytest.raises(UsageError, match="on the device of the cache"):
+        attention.decode(torch.empty(1, 2, 16, device="meta"), cached)
+    with pytest.raises(UsageError, match="-1 parts"):
+        attention.decode(torch.empty(1, 2, 16), cached, splits=-1)
+    with pytest.raises(UsageError, match="1 starts for 1"):
+        attention.prefill(torch.empty(1, 2, 16), torch.zeros(1, dtype=torch.int32), 1, cached)
+    rows = torch.empty(1, 2, 16)
+    for keys, values in (
+        (rows, rows.double()), (rows, torch.empty(1, 1, 16)), (torch.empty(1, 1, 16),) * 2, (torch.empty(2, 2, 16),) * 2
+    ):  # fmt: skip
+        with pytest.raises(UsageError):
+            attention.store(keys, values, cached)
     monkeypatch.delenv("TRITON_INTERPRET")
     with pytest.raises(BackendUnavailable, match="need a GPU"):
         attention.decode(torch.empty(1, 2, 16), cached)
