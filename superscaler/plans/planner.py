@@ -132,22 +132,27 @@ class Planner(GraphView):
 
         ``parameter``: the parameter too, gathered where it is read; else it is gathered once after its step.
         """
-        known = {t.name for t in self.graph.tensors if t.kind == "parameter"}
-        for name in parameters:
-            if name not in known:
-                raise UsageError(f"the model has no parameter {name!r}", hint=did_you_mean(name, known))
-            self._said.sharded.append((axis, name, parameter))
+        self._said.sharded += [(axis, name, parameter) for name in self._parameters(parameters)]
 
     def reduce_early(self, parameters: Iterable[str]) -> None:
         """Reduce the gradients of these parameters as soon as they are there: only what a device keeps is kept."""
-        self._said.early.update(parameters)
+        self._said.early.update(self._parameters(parameters))
 
     def offload_state(self, parameters: Iterable[str]) -> None:
         """Keep the optimizer's state of these parameters in host memory.
 
         It is fetched layer by layer just before the layer's step, while others compute, and brought back after it.
         """
-        self._said.offloaded.update(parameters)
+        self._said.offloaded.update(self._parameters(parameters))
+
+    def _parameters(self, names: Iterable[str]) -> list[str]:
+        """``names``, all of which must be the model's parameters."""
+        known = {t.name for t in self.graph.tensors if t.kind == "parameter"}
+        listed = [names] if isinstance(names, str) else list(names)
+        for name in listed:
+            if name not in known:
+                raise UsageError(f"the model has no parameter {name!r}", hint=did_you_mean(name, known))
+        return listed
 
     def axis(self, name: str, ways: int) -> str:
         """Declare a mesh axis; declaring it again with other ways is an error."""

@@ -184,6 +184,8 @@ REFUSED: list[tuple[Script, type[SuperscalerError], str]] = [
     (lambda p: p.split_batch(2), PlanError, "'data' of 2 ways is on no stage"),
     (lambda p: p.replicate(linears(p)[0], axis="tensr"), UsageError, "no axis is called 'tensr'"),
     (lambda p: p.shard_state(["head.weigth"], axis="data"), UsageError, "no parameter"),
+    (lambda p: p.reduce_early(["head.weigth"]), UsageError, "no parameter"),
+    (lambda p: p.offload_state("head.weigth"), UsageError, "no parameter 'head.weigth'"),
     (lambda p: p.recompute("*.nothing"), UsageError, "nothing"),
     (lambda p: p.microbatches(2.5), UsageError, "whole number"),
     (lambda p: p.cut(p.whole.ops, p.whole.ops[:1]), PlanError, "belong to several stages"),
