@@ -123,9 +123,11 @@ class Cluster(msgspec.Struct, frozen=True):
 
     @property
     def size(self) -> int:
+        """How many devices there are."""
         return len(self.devices)
 
     def device(self, index: int) -> Device:
+        """The description of device number ``index``."""
         return self.kinds[self.devices[index]]
 
     def link(self, a: int, b: int) -> Link:

@@ -39,6 +39,7 @@ class Tensor(msgspec.Struct, frozen=True):
 
     @property
     def numel(self) -> int:
+        """Elements of the whole tensor."""
         n = 1
         for size in self.shape:
             n *= size
@@ -46,6 +47,7 @@ class Tensor(msgspec.Struct, frozen=True):
 
     @property
     def bytes(self) -> int:
+        """Bytes of the whole tensor."""
         return self.numel * ITEMSIZE[self.dtype]
 
 
@@ -85,10 +87,12 @@ class Graph(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def tensor(self) -> dict[str, Tensor]:
+        """Tensors by name."""
         return {t.name: t for t in self.tensors}
 
     @cached_property
     def op(self) -> dict[str, Op]:
+        """Ops by name."""
         return {op.name: op for op in self.ops}
 
     @cached_property

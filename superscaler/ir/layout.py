@@ -99,12 +99,14 @@ class Layout(msgspec.Struct, frozen=True):
     states: tuple[tuple[str, State], ...] = ()
 
     def state(self, axis: str) -> State | None:
+        """How the value lies along an axis; None: whole on each of its devices."""
         for name, state in self.states:
             if name == axis:
                 return state
         return None
 
     def without(self, *axes: str) -> Layout:
+        """The layout in which the value is whole along ``axes``."""
         return Layout(self.mesh, tuple(s for s in self.states if s[0] not in axes))
 
     @property
@@ -124,9 +126,11 @@ class Space(msgspec.Struct, frozen=True, dict=True):
     meshes: tuple[Mesh, ...]
 
     def axis(self, name: str) -> Axis:
+        """The axis of this name. Raises KeyError for an unknown one."""
         return _axes(self)[name]
 
     def mesh(self, name: str) -> Mesh:
+        """The mesh of this name. Raises KeyError for an unknown one."""
         return _meshes(self)[name]
 
     def rank(self, axis: str) -> int:

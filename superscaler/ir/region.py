@@ -20,6 +20,7 @@ class Span(tuple[Interval, ...]):
 
     @staticmethod
     def of(intervals: Iterable[Interval]) -> Span:
+        """The union of half-open intervals, in any order, overlapping or empty ones too."""
         merged: list[Interval] = []
         for start, stop in sorted(intervals):
             if stop <= start:
@@ -32,18 +33,22 @@ class Span(tuple[Interval, ...]):
 
     @staticmethod
     def full(size: int) -> Span:
+        """All of a dim of ``size``."""
         return Span(((0, size),)) if size else Span()
 
     @property
     def size(self) -> int:
+        """How many indices it has."""
         return sum(stop - start for start, stop in self)
 
     @property
     def start(self) -> int:
+        """Its first index; 0 if it is empty."""
         return self[0][0] if self else 0
 
     @property
     def contiguous(self) -> bool:
+        """Whether it is one interval, or none."""
         return len(self) <= 1
 
     def __and__(self, other: Span) -> Span:
@@ -53,6 +58,7 @@ class Span(tuple[Interval, ...]):
         return ",".join(f"{start}:{stop}" for start, stop in self) or "-"
 
     def within(self, other: Span) -> bool:
+        """Whether ``other`` has all of its indices."""
         return _intersect(self, other) == self
 
     def relative_to(self, base: Span) -> Span:
@@ -88,27 +94,33 @@ class Region(tuple[Span, ...]):
 
     @staticmethod
     def full(shape: Iterable[int]) -> Region:
+        """All of a tensor of ``shape``."""
         return Region(Span.full(size) for size in shape)
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape of the packed buffer that holds it."""
         return tuple(span.size for span in self)
 
     @property
     def volume(self) -> int:
+        """How many elements it has."""
         return prod(span.size for span in self)
 
     @property
     def empty(self) -> bool:
+        """Whether it has no element."""
         return any(not span for span in self)
 
     def __and__(self, other: Region) -> Region:
         return Region(a & b for a, b in zip(self, other, strict=True))
 
     def within(self, other: Region) -> bool:
+        """Whether ``other``, of the same rank, has all of its elements."""
         return all(a.within(b) for a, b in zip(self, other, strict=True))
 
     def relative_to(self, base: Region) -> Region:
+        """This region (a subset of ``base``) in the coordinates of a buffer that holds ``base`` packed."""
         return Region(a.relative_to(b) for a, b in zip(self, base, strict=True))
 
     def __str__(self) -> str:

@@ -53,8 +53,10 @@ class TaskGraph(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def placed(self) -> dict[str, Placement]:
+        """Placements by the name of their op."""
         return {p.op: p for p in self.placements}
 
     @property
     def microbatches(self) -> int:
+        """In how many micro-batches the batch is run."""
         return self.space.axis(self.microaxis).ways if self.microaxis else 1

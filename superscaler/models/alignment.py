@@ -42,6 +42,7 @@ class Alignment:
 
     @property
     def columns(self) -> int:
+        """The width of the alignment: residues of the query."""
         return self.tokens.shape[1]
 
 

@@ -42,6 +42,7 @@ class Config:
 
     @property
     def ffn_width(self) -> int:
+        """The hidden width of the MLP."""
         return 4 * self.hidden if self.ffn is None else self.ffn
 
 

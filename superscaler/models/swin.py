@@ -109,6 +109,7 @@ class WindowAttention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(2, 3)
 
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None) -> Tensor:
+        """``index`` [window², window²]: rows of the bias; ``mask`` [windows, window², window²]: pairs kept apart."""
         q, k, v = self._heads(self.query(x)), self._heads(self.key(x)), self._heads(self.value(x))
         scores = q @ k.transpose(-1, -2) * self.scale + F.embedding(index, self.bias).permute(2, 0, 1)
         if mask is not None:
@@ -153,6 +154,7 @@ class Block(nn.Module):
         return x[:, :resolution, :resolution] if padding else x
 
     def forward(self, x: Tensor, index: Tensor, mask: Tensor | None) -> Tensor:
+        """``index`` and ``mask`` as of :class:`WindowAttention`; the mask is None where windows are not shifted."""
         x = x + self._keep(self.dropout(self._attend(self.norm1(x), index, mask)))
         return x + self._keep(self.dropout(self.down(F.gelu(self.up(self.norm2(x))))))
 
@@ -193,6 +195,7 @@ class Stage(nn.Module):
         self.merge = nn.Identity() if last else PatchMerging(config.hidden << stage)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[batch, height, width, hidden] -> [batch, ⌈height/2⌉, ⌈width/2⌉, 2·hidden]; in the last stage, the same."""
         index = relative_index(self.window, x.device)
         padded = x.shape[1] + -x.shape[1] % self.window
         mask = shift_mask(padded, self.window, self.shift, x.device) if self.shift else None

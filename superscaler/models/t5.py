@@ -177,6 +177,7 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """``bias`` [heads, source, source] as :class:`PositionBias` gives it."""
         normed = self.norm1(x)
         x = x + self.dropout(self.attention(normed, normed, bias))
         return x + self.dropout(self.mlp(self.norm2(x)))
@@ -196,6 +197,7 @@ class Decoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
+        """``bias`` [heads, target, target], causal; the attention over ``memory`` has none."""
         normed = self.norm1(x)
         x = x + self.dropout(self.attention(normed, normed, bias))
         x = x + self.dropout(self.cross(self.norm2(x), memory))

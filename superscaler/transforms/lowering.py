@@ -34,6 +34,8 @@ from superscaler.transforms.turns import along
 
 
 class Lowering:
+    """The work of lowering one TaskGraph: the bodies, values, routes and groups made so far."""
+
     def __init__(self, tasks: TaskGraph) -> None:
         self.tasks = tasks
         self.graph = tasks.graph
@@ -62,12 +64,14 @@ class Lowering:
     # --- blocks and values ------------------------------------------------------------------------------------------
 
     def body(self, key: Key, over: tuple[str, ...], lane: Lane = "compute") -> Body:
+        """The body of a task; a new one where nothing was put into it yet."""
         found = self.bodies.get(key)
         if found is None:
             found = self.bodies[key] = Body(key, over, lane)
         return found
 
     def value(self, tensor: str, layout: Layout, over: tuple[str, ...], terms: tuple[int, ...] = ()) -> int:
+        """The number of a new value."""
         self.values.append(Value(tensor, layout, over, terms))
         return len(self.values) - 1
 
@@ -130,9 +134,11 @@ class Lowering:
         return found
 
     def meshes_of(self, placed: Placement) -> list[str]:
+        """The meshes on which an op runs: one for each of its stages."""
         return [self.tasks.stages[s] for s in placed.stages]
 
     def key_of(self, op: Op, mesh: str) -> Key:
+        """The task that an op belongs to on ``mesh``."""
         placed = self.tasks.placed[op.name]
         stage = next(s for s in placed.stages if self.tasks.stages[s] == mesh)
         # The optimizer's tasks are layer by layer, so that a gradient can go as soon as its layer is done.
@@ -471,6 +477,7 @@ class Lowering:
         body.steps.append(kind(number, wholes[tensor], at=body.at))
 
     def comm(self) -> int:
+        """The number of a new communication, in the order in which they are emitted."""
         self.comms += 1
         return self.comms - 1
 

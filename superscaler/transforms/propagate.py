@@ -50,6 +50,7 @@ class Propagation:
         self._seen: set[tuple[str, Shard]] = set()
 
     def rule(self, op: Op) -> Rule:
+        """The split rule of an op."""
         return rule_for(op, self.graph)
 
     def anchor(self, op: Op, split: Split | None) -> None:

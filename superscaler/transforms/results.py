@@ -10,6 +10,7 @@ from superscaler.transforms.lowering import Lowering
 
 
 def finish(work: Lowering) -> Lowered:
+    """Complete the results, gradients and new state of the entry, each in the layout it is kept in."""
     graph, tasks = work.graph, work.tasks
     outputs: dict[str, int] = {}
     gradients: dict[str, int] = {}

@@ -20,6 +20,8 @@ from superscaler.ir.program import Collective, Recv, Send
 
 
 class Act(IntEnum):
+    """What is done to an instance of a value."""
+
     READ = 0
     WRITE = 1
     ADD = 2

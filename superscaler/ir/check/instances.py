@@ -31,9 +31,11 @@ class Instances:
         return fault(kind, what, self.place(), *why, right=right)
 
     def place(self) -> Place:
+        """Where a fault of the step at hand is."""
         return self.role.place(self.number, step=self.step)
 
     def name(self, value: int) -> str:
+        """A value as messages call it."""
         return self.role.value_text(value)
 
     def times(self, at: At) -> frozenset[str]:
@@ -79,6 +81,7 @@ class Instances:
         return self.bodies.held(value)
 
     def read_shared(self, slot: Slot) -> None:
+        """Note that the block reads an instance that outlives it."""
         self.body.events.append(Event(Act.READ, self.bodies.slot(slot)))
 
     def _read_state(self, value: int) -> None:

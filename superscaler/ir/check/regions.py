@@ -21,6 +21,7 @@ class Regions:
         self.work = 0
 
     def spend(self, amount: int) -> None:
+        """Count ``amount`` of work; raises when it is too much to be proven."""
         self.work += amount
         if self.work > limits.INTERVALS_SEEN:
             raise fault(

@@ -23,6 +23,7 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def tasks(self) -> int:
+        """How many tasks were checked, in all entries."""
         return sum(entry.tasks for entry in self.entries.values())
 
     def __str__(self) -> str:

@@ -52,6 +52,7 @@ class Scope:
         self.role_of = {w: role for role in self.roles for w in role.program.workers}
 
     def place(self, **where: Any) -> Place:
+        """A place in this entry, for a fault."""
         return Place(self.name, **where)
 
     def spend(self, actions: int) -> None:
@@ -136,10 +137,12 @@ class Role:
         return found
 
     def place(self, block: int | None = None, microbatch: int | None = None, step: Step | None = None) -> Place:
+        """A place in this role's program, for a fault."""
         name = block_text(self.program.blocks[block], block) if block is not None else ""
         return Place(self.scope.name, self.workers, name, microbatch, step_kind(step) if step is not None else "")
 
     def value_text(self, value: int) -> str:
+        """A value as messages call it."""
         v = self.program.values[value]
         over = f" per {', '.join(v.over)}" if v.over else ""
         terms = f" terms {list(v.terms)}" if v.terms else ""
@@ -147,6 +150,7 @@ class Role:
 
 
 def block_text(block: Block, number: int) -> str:
+    """A block as messages call it."""
     return f"block {number} ({block.name or block.kind})"
 
 

@@ -15,6 +15,7 @@ MAX_ENUMERATED = 65536
 
 
 def digit_of(shard: Shard) -> Digit:
+    """The digit that a shard splits: its dim, extent and inner size."""
     return shard.dim, shard.extent, shard.inner
 
 

@@ -27,6 +27,7 @@ class Domain(NamedTuple):
 
     @property
     def points(self) -> int:
+        """How many contributions a complete sum has: addends × the ways of all axes."""
         n = len(self.addends)
         for ways in self.ways:
             n *= ways
@@ -34,6 +35,7 @@ class Domain(NamedTuple):
 
     @property
     def full(self) -> int:
+        """The bits of a complete sum."""
         return (1 << self.points) - 1
 
 

@@ -52,10 +52,12 @@ class Event:
 
     @property
     def often(self) -> str:
+        """Whether it happens in each micro-batch or once."""
         return "per micro-batch" if self.block.over else "once a step"
 
     @property
     def line(self) -> str:
+        """Who does it, in which block, how often, and what."""
         return f"{workers_text(self.program.workers)}, {self.block.name}, {self.often}: {self.what}"
 
 

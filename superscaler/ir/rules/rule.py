@@ -45,6 +45,7 @@ class Split(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def passes(self) -> bool:
+        """Whether a partial is passed through, rather than a dim split."""
         return self.dim == "+"
 
     def __str__(self) -> str:
