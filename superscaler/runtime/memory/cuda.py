@@ -1,8 +1,9 @@
 """The CUDA backend: the driver's virtual memory management, with a chunk as one physical handle.
 
 What the driver demands shapes it: a handle is mapped whole and unmapped whole; access is set per span, and is most of
-the cost, so one call covers a new span; unmapping under a running kernel is an error, so it waits for the device first.
-A handle's memory may have been anybody's before: a fresh chunk is filled with zeros where it is mapped.
+the cost, so one call covers a new span; unmapping under a running kernel is an error, and so is protecting what it has
+still to write: both wait for the device first. A handle's memory may have been anybody's before: a fresh chunk is
+filled with zeros where it is mapped.
 """
 
 from __future__ import annotations
@@ -111,6 +112,9 @@ class CudaBackend:
 
     def protect(self, address: int, size: int, *, writable: bool) -> None:
         self._mend()
+        if not writable:
+            # A kernel that was started before may have still to write there.
+            self.driver.synchronize()
         self.driver.set_access(address, size, writable=writable)
 
     def copy(self, address: int, chunk: int) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fake_driver import GRANULARITY, FakeDriver
+from fake_driver import GRANULARITY, READ_WRITE, FakeDriver
 from memory_pools import CHUNK, open_pool
 
 from superscaler.errors import BackendUnavailable, OutOfMemory, UsageError
@@ -50,6 +50,32 @@ def test_unmapping_waits_for_the_device():
         a.trim(CHUNK)
         assert driver.calls["synchronize"] == before + 1
         assert driver.calls["unmap"] == 1, "neighbours go with one call"
+
+
+@pytest.mark.parametrize("act", [lambda a, b: b.share(a, 2 * CHUNK), lambda a, b: a.hold(CHUNK, 3 * CHUNK)])
+def test_nothing_becomes_read_only_while_a_kernel_may_have_to_write_it(act):
+    class Behind(FakeDriver):
+        """A device that has work to do since its memory could be written, until it is waited for."""
+
+        idle = False
+
+        def synchronize(self) -> None:
+            super().synchronize()
+            self.idle = True
+
+        def set_access(self, address: int, size: int, *, writable: bool) -> None:
+            places = range(address, address + size, CHUNK)
+            assert writable or self.idle or not any(self.access[place] == READ_WRITE for place in places)
+            self.idle = self.idle and not writable
+            super().set_access(address, size, writable=writable)
+
+    driver = Behind()
+    with open_pool("cuda", seam=driver) as pool:
+        a, b = pool.reserve(GIB), pool.reserve(GIB)
+        a.extend(4 * CHUNK)
+        assert driver.calls["synchronize"] == 0, "growing waits for nobody"
+        act(a, b)
+        assert driver.calls["synchronize"] == 1
 
 
 def test_everything_goes_back_to_the_driver():
