@@ -15,7 +15,7 @@ from superscaler.plans.assignment import WHOLE, Factor, Place, runs
 from superscaler.plans.record import Record, digit_of
 from superscaler.plans.view import GraphView, Stage
 from superscaler.scheduler.constructive import schedules
-from superscaler.transforms.place import Directives, StageSpec
+from superscaler.transforms.directives import Directives, StageSpec
 
 
 def directives(view: GraphView, stages: Sequence[Stage], record: Record) -> Directives:

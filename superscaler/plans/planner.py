@@ -22,7 +22,7 @@ from superscaler.plans.stages import in_layers, layer_runs, weight
 from superscaler.plans.view import GraphView, Stage
 from superscaler.scheduler.constructive import schedules
 from superscaler.transforms.cut import cut
-from superscaler.transforms.place import MICRO, Directives
+from superscaler.transforms.directives import MICRO, Directives
 
 PlanScript = Callable[["Planner"], None]
 

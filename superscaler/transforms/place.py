@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
@@ -14,55 +13,15 @@ from superscaler.ir.layout import Axis, Layout, Mesh, Partial, Shard, Space, Sta
 from superscaler.ir.program import BlockKind
 from superscaler.ir.rules import rule_for
 from superscaler.ir.rules.rule import Split, Splits, dim_of, split_state
-from superscaler.ir.task import Placement, TaskGraph, Turn
+from superscaler.ir.task import Placement, TaskGraph
 from superscaler.transforms.blocks import FREE
 from superscaler.transforms.digits import Digit, Taken, free, room
+from superscaler.transforms.directives import MICRO, Directives
 from superscaler.transforms.precision import optimizer_state, stepping
 from superscaler.transforms.propagate import Propagation
 
-MICRO = "micro"
 WORLD = "world"
 CHEAP = ("view", "pointwise", "reduction", "creation")
-
-
-@dataclass(frozen=True)
-class StageSpec:
-    """One stage: the forward ops it has, its devices (row-major over its axes) and the axes' names."""
-
-    ops: frozenset[str]
-    devices: tuple[int, ...]
-    axes: tuple[str, ...]
-
-
-@dataclass
-class Directives:
-    """What a plan says, in the order in which it says it.
-
-    ``axes``: name -> ways (or explicit part sizes). ``anchors``: (axis, op, split), binding; ``wishes``: the same,
-    taken one by one where nothing else has decided by then. ``homes``: (axis, tensor, shard). ``sharded``: (axis,
-    parameter, whether the parameter itself is kept in shards too): its optimizer's state and step are. ``early``:
-    parameters whose gradients are reduced as soon as they are there, not after all micro-batches.
-    ``turns``: time axis -> forward ops that may be split along it, into parts that take turns on their device.
-    ``before``: tasks that come before others; ``sequence``: forward ops all of which run before all of others.
-    """
-
-    stages: list[StageSpec]
-    axes: dict[str, Axis] = field(default_factory=dict)
-    anchors: list[tuple[str, str, Split | None]] = field(default_factory=list)
-    wishes: list[tuple[str, str, Split]] = field(default_factory=list)
-    homes: list[tuple[str, str, Shard]] = field(default_factory=list)
-    sharded: list[tuple[str, str, bool]] = field(default_factory=list)
-    early: frozenset[str] = frozenset()
-    offloaded: frozenset[str] = frozenset()
-    turns: dict[str, frozenset[str]] = field(default_factory=dict)
-    microbatches: int = 1
-    micro_homes: list[tuple[str, Shard]] = field(default_factory=list)
-    recompute: frozenset[str] = frozenset()
-    order: str = "1f1b"
-    before: tuple[tuple[Turn, Turn], ...] = ()
-    sequence: tuple[tuple[frozenset[str], frozenset[str]], ...] = ()
-    split_weight: bool = False
-    seed: int = 0
 
 
 def place(graph: Graph, said: Directives) -> TaskGraph:
