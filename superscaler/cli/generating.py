@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, inf
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -47,8 +47,10 @@ def generate(
     """Continue a prompt greedily, with keys and values in a cache on virtual memory."""
     if (prompt is None) == (prompt_ids is None):
         raise UsageError("--prompt and --prompt-ids: one of them is the prompt", hint="state one of them")
-    if max_new_tokens < 1 or devices < 1:
-        raise UsageError("--max-new-tokens and --devices are 1 or more")
+    if max_new_tokens < 1 or devices < 1 or (pipeline is not None and pipeline < 1):
+        raise UsageError("--max-new-tokens, --devices and --pipeline are 1 or more")
+    if memory is not None and not 0 < memory < inf:
+        raise UsageError(f"--memory {memory} GiB", hint="a positive number")
     from superscaler.api import launch
     from superscaler.runtime.serving.generate import stream
     from superscaler.trace.hf_text import end_tokens
