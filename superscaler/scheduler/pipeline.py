@@ -8,7 +8,7 @@ from functools import partial
 
 from superscaler.errors import ScheduleError, UsageError, did_you_mean
 from superscaler.scheduler.constructive import PLACEMENTS, Shape
-from superscaler.scheduler.integers import integer, integers, limits, one_or_several
+from superscaler.scheduler.given import integer, integers, limits, one_or_several
 from superscaler.scheduler.problem import Edge, Job, Problem
 
 COMPUTE = "compute"

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from superscaler.errors import ScheduleError, UsageError
 from superscaler.scheduler.certified import named_pipeline, solve_pipeline
-from superscaler.scheduler.integers import integer
+from superscaler.scheduler.given import check_search
 from superscaler.scheduler.pipeline import KINDS, PipelineProblem
 from superscaler.scheduler.pipeline_timetable import PipelineTimetable
 
@@ -24,17 +24,10 @@ def schedule(
     ``time_limit`` is in seconds. Raises :class:`UsageError` for an unknown order, :class:`ScheduleError` for bad costs,
     :class:`InfeasiblePlan` if memory holds no schedule.
     """
-    integer("seed", seed)
-    _check_time_limit(time_limit)
+    check_search(time_limit, seed)
     if order == SOLVE:
         return solve_pipeline(problem, seed=seed, time_limit=time_limit)
     return named_pipeline(problem, order)
-
-
-def _check_time_limit(time_limit: object) -> None:
-    number = isinstance(time_limit, int | float) and time_limit >= 0
-    if time_limit is not None and not number:
-        raise UsageError(f"--time-limit is {time_limit}", hint="0 or more seconds")
 
 
 def read_costs(path: Path) -> dict[str, tuple[int, ...]]:

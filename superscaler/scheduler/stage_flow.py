@@ -6,7 +6,7 @@ too; its order is a candidate for the entry's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from superscaler.scheduler.bounds import Bound
@@ -23,7 +23,7 @@ Memory = Mapping[int, int]
 
 @dataclass(frozen=True)
 class StageFlow:
-    """``flow``: the stages with unlimited memory. ``tail``: the least ticks after a device's last micro-batch."""
+    """``flow``: the stages with unlimited memory. ``tail``: the least ticks after all micro-batches."""
 
     entry: EntryProblem
     flow: Flow
@@ -76,7 +76,7 @@ def stage_flow(entry: EntryProblem) -> StageFlow | None:
     flow = Flow(
         device, duration, (0, *(d or 0 for d in down)), (*(d or 0 for d in up), 0), unlimited, shape.microbatches
     )
-    return StageFlow(entry, flow, _tail(entry))
+    return StageFlow(entry, flow, _tail(entry, [at["weight", s] for s in range(last + 1)]))
 
 
 class _Delays:
@@ -84,9 +84,7 @@ class _Delays:
 
     def __init__(self, entry: EntryProblem) -> None:
         self.entry = entry
-        self.after: dict[int, list[int]] = {}
-        for a, b, _ in entry.edges:
-            self.after.setdefault(a, []).append(b)
+        self.after = _successors(entry)
 
     def between(self, a: int, b: int) -> int | None:
         """The longest such way from the end of ``a`` to the start of ``b``; None if there is none."""
@@ -100,14 +98,36 @@ class _Delays:
         return max(found, default=None)
 
 
-def _tail(entry: EntryProblem) -> int:
-    """The least work of any class after its micro-batches."""
-    work = [0] * entry.devices
-    for i, job in enumerate(entry.jobs):
-        if job.kind in ("reduce", "optimizer", "collective") and entry.once(i):
-            for device, lane in job.lanes:
-                work[device] += job.duration if lane == "compute" else 0
-    return min(work, default=0)
+def _tail(entry: EntryProblem, last: Iterable[int]) -> int:
+    """The least work on its own device after any of ``last``, of which one ends the micro-batches: what only it makes
+    possible. Where a device has several stages, the optimizer of one may run while micro-batches of another wait."""
+    after = _successors(entry)
+    return min(sum(_work(entry, i, device=entry.jobs[task].device) for i in _reached(after, task)) for task in last)
+
+
+def _work(entry: EntryProblem, index: int, device: int) -> int:
+    """The ticks of the compute lane of ``device`` that a job takes once its micro-batches are over."""
+    job = entry.jobs[index]
+    late = job.kind in ("reduce", "optimizer", "collective") and entry.once(index)
+    return job.duration if late and (device, "compute") in job.lanes else 0
+
+
+def _successors(entry: EntryProblem) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for a, b, _ in entry.edges:
+        found.setdefault(a, []).append(b)
+    return found
+
+
+def _reached(after: Mapping[int, Sequence[int]], task: int) -> set[int]:
+    """The jobs that cannot start before ``task`` has ended."""
+    found: set[int] = set()
+    left = [task]
+    while left:
+        new = set(after.get(left.pop(), ())) - found
+        found |= new
+        left += new
+    return found
 
 
 def orders_of(flow: Flow, starts: Starts) -> Orders:

@@ -14,6 +14,7 @@ from superscaler.scheduler.bounds import Bound, closed_form
 from superscaler.scheduler.certified import solve_flow
 from superscaler.scheduler.entry_problem import EntryProblem, entry_problem
 from superscaler.scheduler.explain import hopeless
+from superscaler.scheduler.given import check_search
 from superscaler.scheduler.initial import best, constructive
 from superscaler.scheduler.listing import list_schedule
 from superscaler.scheduler.prefetch import fetched_late
@@ -50,6 +51,7 @@ def schedule(
     if the blocks depend on each other in a cycle, or if the named schedule does not go with where the stages lie;
     :class:`InfeasiblePlan` if "solve" finds no schedule within ``memory``.
     """
+    check_search(time_limit, lowered.tasks.seed)
     entry = entry_problem(lowered, cluster if profile is None else profile.applied(cluster), profile)
     order, seed = lowered.tasks.order, lowered.tasks.seed
     if order == "solve":

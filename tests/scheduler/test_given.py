@@ -6,6 +6,8 @@ import math
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 import superscaler as ss
 from superscaler.errors import ScheduleError, UsageError
@@ -57,6 +59,13 @@ def test_one_of_several(said: dict[str, object], message: str) -> None:
 def test_senseless_choices(said: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         ss.schedule(problem(), **said)
+
+
+@pytest.mark.parametrize("time_limit", ["1", math.nan, -1])
+def test_no_limit_of_time_for_a_plan(time_limit: Any) -> None:
+    model, args = nn.Linear(2, 2), (torch.ones(4, 2),)
+    with pytest.raises(UsageError, match="time limit"):
+        ss.compile(model, args, loss=torch.sum, cluster=ss.Cluster.local(1), time_limit=time_limit)
 
 
 @pytest.mark.parametrize("seed", ["0", 0.5, None])

@@ -1,4 +1,4 @@
-"""Integers as callers hand them over: of any integer type, alone or in a list; anything else is refused by name."""
+"""Numbers as callers hand them over: integers of any type, alone or in a list; anything else is refused by name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from operator import index
 from typing import SupportsIndex, cast
 
-from superscaler.errors import ScheduleError
+from superscaler.errors import ScheduleError, UsageError
 
 
 def integer(name: str, value: object) -> int:
@@ -36,6 +36,14 @@ def limits(name: str, value: object) -> int | tuple[int | None, ...] | None:
         return integer(name, value)
     each = enumerate(cast(Iterable[object], value))
     return tuple(None if limit is None else integer(f"{name}[{place}]", limit) for place, limit in each)
+
+
+def check_search(time_limit: object, seed: object) -> None:
+    """Raise unless a search can be limited to ``time_limit`` (None, or 0 or more seconds) and started at ``seed``."""
+    integer("seed", seed)
+    number = isinstance(time_limit, int | float) and time_limit >= 0
+    if time_limit is not None and not number:
+        raise UsageError(f"time limit: {time_limit!r}", "no search can take that long", hint="0 or more seconds")
 
 
 def _several(value: object) -> bool:
