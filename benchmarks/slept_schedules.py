@@ -21,6 +21,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -41,7 +42,7 @@ from superscaler.runtime.launch import launch
 from superscaler.runtime.links import Measured, measure_link
 from superscaler.runtime.ops import sleep
 from superscaler.runtime.ops.sleeping import slept
-from superscaler.runtime.profile import measure_blocks, this_machine
+from superscaler.runtime.profile import Bodies, measure_blocks, this_machine
 from superscaler.runtime.worker import WorkerOptions
 from superscaler.scheduler import Job, Problem, list_schedule, makespan
 from superscaler.scheduler.profile import Profile
@@ -126,12 +127,25 @@ def link() -> Measured:
     return measure_link("cpu", DEVICES)
 
 
+@cache
+def crew() -> ProcessPoolExecutor:
+    """As many processes as there are workers."""
+    return ProcessPoolExecutor(DEVICES, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,))
+
+
+def bodies(plan: Plan) -> Bodies:
+    """What task bodies take here, by as many processes at once as there are workers: a machine that runs something
+    else for a moment is not taken for one that is slow."""
+    found = list(crew().map(measure_blocks, *zip(*[(plan, WorkerOptions(), 4)] * DEVICES, strict=True)))
+    seconds = {key: statistics.mean(each.seconds[key] for each in found) for key in found[0].seconds}
+    return Bodies(seconds, statistics.mean(each.posting for each in found))
+
+
 def predict(plan: Plan) -> float:
-    """The milliseconds of a step: the plan's Programs replayed with its task bodies, measured in this process, and this
-    machine's link. The tasks sleep, so that none is in another's way on the cores that they share."""
-    bodies = measure_blocks(plan, WorkerOptions(), repeats=4)
-    post = link().post + bodies.posting
-    here = Profile(this_machine(plan.workers), plan.cluster.device(0), link().link, {}, bodies.seconds, post)
+    """The milliseconds of a step: the plan's Programs replayed with its task bodies and this machine's link."""
+    found = bodies(plan)
+    post = link().post + found.posting
+    here = Profile(this_machine(plan.workers), plan.cluster.device(0), link().link, {}, found.seconds, post)
     run = replay(plan.entries["train"], durations(plan, "train", here), post=round(here.post * 1e6))
     return max(end for ends in run.ends for end in ends) / 1000
 

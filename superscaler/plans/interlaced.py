@@ -20,9 +20,9 @@ def interlaced(stages: int = 2, tensor: int = 1, microbatches: int = 1) -> PlanS
         after = p.after(heads[-1])
         apart = {op.name for op in (*embeddings, heads[-1], *after)}
         middle = [op for op in p.whole.ops if op.name not in apart]
-        everyone = range(stages * tensor)
-        cut = p.cut(embeddings, *p.runs(middle, stages), [heads[-1], *after])
         p.axis("tensor", tensor)
+        cut = p.cut(embeddings, *p.runs(middle, stages), [heads[-1], *after])
+        everyone = range(stages * tensor)
         p.axis("all", stages * tensor)
         for stage, devices in zip(cut[1:-1], p.cluster.take(stages * tensor, stages), strict=True):
             p.assign(stage, devices, axes=("tensor",))

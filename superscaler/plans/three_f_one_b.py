@@ -13,6 +13,12 @@ def three_f_one_b(stages: int = 2, microbatches: int = 1) -> PlanScript:
                 "three_f_one_b: no layer of the model runs more than once, so there is nothing to recycle",
                 hint="pipeline(...); or a model that recycles (alphafold2 with cycles=3)",
             )
+        if stages == 1:
+            raise PlanError(
+                "three_f_one_b: stages=1 leaves nothing to pipeline",
+                "the forwards of a micro-batch follow each other on the one device",
+                hint="stages=2 or more; or data_parallel(...)",
+            )
         cut = p.cut(*p.layer_runs(stages))
         for stage, devices in zip(cut, p.cluster.take(stages, stages), strict=True):
             p.assign(stage, devices)

@@ -45,8 +45,8 @@ def _main(worker: int, port: int, kind: str, workers: int) -> None:
     connect(worker, workers, "127.0.0.1", port, device=device, limit=_LIMIT)
     try:
         short, long = _seconds(worker, SMALL, device, 40), _seconds(worker, LARGE, device, 10)
-        arriving = _arriving(worker, 60) if kind == "cpu" else short
-        post = _posting(worker, device, 20)
+        arriving = _arriving(worker, 200) if kind == "cpu" else short
+        post = _posting(worker, device, 100)
     finally:
         disconnect()
     if worker == 0:
@@ -68,7 +68,7 @@ def _posting(worker: int, device: torch.device, times: int) -> float:
         found.append(perf_counter() - start)
         if work is not None:
             work.wait()
-    return mean(sorted(found[2:])[: times - 2])
+    return mean(sorted(found[2:])[: times * 9 // 10])
 
 
 def _seconds(worker: int, size: int, device: torch.device, times: int) -> float:

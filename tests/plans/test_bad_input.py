@@ -47,14 +47,18 @@ def test_no_count_is_below_one(name: str, option: str, count: int) -> None:
     assert "try: " in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "option"), [
-    (name, option) for name, option in COUNTS if name != "interlaced" and option not in ("level", "small")
-])  # fmt: skip
+@pytest.mark.parametrize(("name", "option"), [pair for pair in COUNTS if pair[1] not in ("level", "small")])
 def test_a_degree_is_a_whole_number(name: str, option: str) -> None:
     model = "alphafold2" if name in ("dap", "three_f_one_b") else "gpt"
     with pytest.raises(UsageError, match=r"whole number, not 2\.0") as caught:
         subject(model).compile(PLANS[name](**{option: 2.0}), 4, ss.SGD(lr=0.1))
     assert "try: " in str(caught.value)
+
+
+def test_one_stage_is_no_3f1b() -> None:
+    with pytest.raises(ss.errors.PlanError, match="stages=1") as caught:
+        subject("alphafold2").compile("three_f_one_b:stages=1", 1, ss.SGD(lr=0.1))
+    assert "try: stages=2" in str(caught.value)
 
 
 @pytest.mark.parametrize("plan", [5, ss.Cluster.local(2), PLANS["megatron"], PLANS["co_shard"]])
