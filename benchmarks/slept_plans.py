@@ -253,7 +253,9 @@ def compiled(
 def rehearsed(plan: Plan, links: Profile) -> dict[str, float]:
     """Milliseconds of a run of each entry, simulated with its task bodies as measured on this machine."""
     bodies = measure_blocks(plan, WorkerOptions(), repeats=1)
-    profile = msgspec.structs.replace(links, blocks=bodies.seconds, crowd={})  # who sleeps is in nobody's way
+    profile = msgspec.structs.replace(
+        links, blocks=bodies.seconds, crowd={plan.workers: 1.0}
+    )  # who sleeps is in nobody's way
     return {name: ss.simulate(plan, name, profile=profile).makespan / 1000 for name in plan.entries}
 
 
