@@ -14,6 +14,7 @@ from time import monotonic
 
 from superscaler.scheduler.flow import Flow, Starts
 from superscaler.scheduler.pattern import PERIOD, v_patterns
+from superscaler.scheduler.periodic import feasible
 from superscaler.scheduler.unroll import unroll
 
 _SMALL, _LARGE = (170, 240), (200, 360)
@@ -62,7 +63,7 @@ def polish(flow: Flow, starts: Starts, floor: int, budget: Budget) -> Starts:
 def _both_ends(
     flow: Flow, starts: Starts, floor: int, budget: Budget, windows: _Windows, turn: int, pool: ThreadPoolExecutor
 ) -> tuple[Starts, float]:
-    """Two windows that do not meet, solved at once; what either gains adds up, unless that would pass the floor."""
+    """Two windows solved at once; what either gains adds up, unless one comes in the other's way."""
     from superscaler.scheduler.cpsat_window import Improvement, improve_window
 
     def improve(window: tuple[int, int | None]) -> Improvement:
@@ -81,7 +82,10 @@ def _both_ends(
         [[a if old < since else b - gain for old, a, b in zip(*rows, strict=True)] for rows in zip(*kinds, strict=True)]
         for kinds in zip(starts, filled.starts, drained.starts, strict=True)
     ]
-    return merged, effort
+    if feasible(flow, merged):
+        return merged, effort
+    # What one window has put later, near its end, may be where the other has put something earlier.
+    return min(filled.starts, drained.starts, key=flow.makespan), effort
 
 
 def _windows(flow: Flow, total: int, turn: int, random: Random) -> _Windows:

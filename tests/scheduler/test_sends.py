@@ -1,7 +1,7 @@
 """Sends longer than tasks take turns on their lane, and cost no more than they must."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from superscaler.scheduler.certified import solve_pipeline
@@ -29,6 +29,7 @@ def check(table: PipelineTimetable) -> None:
     comm=st.integers(7, 30),
     spare=st.none() | st.integers(0, 3),
 )
+@example("v", 3, 7, 7, 3)  # the two windows of a step come in each other's way
 def test_sends_that_can_meet_are_scheduled(
     placement: str, devices: int, microbatches: int, comm: int, spare: int | None
 ) -> None:
