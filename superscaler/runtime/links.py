@@ -18,7 +18,7 @@ from superscaler.runtime.distributed import connect, disconnect
 from superscaler.runtime.processes import MOST, together
 
 SMALL, LARGE = 4 << 10, 4 << 20  # bytes
-_BETWEEN = 0.01  # seconds that a worker is busy otherwise between two communications
+_BETWEEN, _WORK = 0.01, 4 << 20  # seconds, and bytes, that a worker is busy with between two communications
 _LIMIT = 120.0  # seconds for all of it
 
 
@@ -56,19 +56,29 @@ def _main(worker: int, port: int, kind: str, workers: int) -> None:
 
 
 def _posting(worker: int, device: torch.device, times: int) -> float:
-    """What posting takes a worker that has done something else before, sending and receiving by turns."""
-    message = torch.zeros(SMALL, dtype=torch.uint8, device=device)
+    """What sending, or receiving, takes a worker that has done something else before: to post it, and later, when it
+    is over, to find that so."""
+    message, data = torch.zeros(SMALL, dtype=torch.uint8, device=device), torch.zeros(_WORK // 4)
     found: list[float] = []
     for turn in range(times + 2):
         dist.barrier()  # workers of a pipeline end their tasks together
-        sleep(_BETWEEN)
+        _compute(data)
         start = perf_counter()
         post = dist.isend if (turn + worker) % 2 else dist.irecv
         work = post(message, worker ^ 1)
-        found.append(perf_counter() - start)
+        posted = perf_counter() - start
+        _compute(data)
+        start = perf_counter()
         if work is not None:
             work.wait()
+        found.append(posted + perf_counter() - start)
     return mean(sorted(found[2:])[: times * 9 // 10])
+
+
+def _compute(data: torch.Tensor) -> None:
+    """A task between two communications: it takes a while, and the caches hold its data afterwards."""
+    sleep(_BETWEEN)
+    data.add_(1)
 
 
 def _seconds(worker: int, size: int, device: torch.device, times: int) -> float:
@@ -93,12 +103,12 @@ def _arriving(worker: int, times: int) -> float:
 
     (Workers of one machine have one clock.)
     """
-    message = torch.zeros(SMALL // 8, dtype=torch.float64)
+    message, data = torch.zeros(SMALL // 8, dtype=torch.float64), torch.zeros(_WORK // 4)
     found: list[float] = []
     for turn in range(times + 3):
         dist.barrier()  # workers of a pipeline end their tasks together
         if (turn + worker) % 2:
-            sleep(_BETWEEN)
+            _compute(data)
             message[0] = perf_counter()
             dist.send(message, worker ^ 1)
         else:
