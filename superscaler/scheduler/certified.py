@@ -11,9 +11,9 @@ from itertools import islice, product
 from time import monotonic
 
 from superscaler.errors import ScheduleError
+from superscaler.scheduler.activations import check_activations
 from superscaler.scheduler.bounds import Bound, closed_form
 from superscaler.scheduler.constructive import check, find, orders
-from superscaler.scheduler.explain import infeasible
 from superscaler.scheduler.flow import Flow, Starts, flow_of
 from superscaler.scheduler.greedy import Tuning, greedy, policies, tuning
 from superscaler.scheduler.greedy_back import greedy_back
@@ -61,7 +61,7 @@ def solve_pipeline(
     is a fuse: what it cuts says ``time_limit``. Raises :class:`InfeasiblePlan` if memory holds no schedule.
     """
     began = monotonic()
-    check_memory(problem)
+    check_activations(problem)
     if problem.placement == "bidirectional":
         return _by_the_job(problem, solve(to_problem(problem), seed=seed, effort=effort, time_limit=time_limit))
     deadline = None if time_limit is None else began + time_limit
@@ -113,14 +113,6 @@ def named_pipeline(problem: PipelineProblem, name: str) -> PipelineTimetable:
         seconds=monotonic() - began,
     )
     return PipelineTimetable(problem, Course(starts, length), certificate, sends)
-
-
-def check_memory(problem: PipelineProblem) -> None:
-    """Raise :class:`InfeasiblePlan`, with what would help, if a device cannot even hold one micro-batch."""
-    shape = problem.shape
-    if any(limit is not None and limit < len(shape.stages_of(d)) for d, limit in enumerate(problem.limits)):
-        # One micro-batch shows it: with more of them each could still go by itself.
-        raise infeasible(to_problem(replace(problem, microbatches=1), sends=False))
 
 
 class _Search:

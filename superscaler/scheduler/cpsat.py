@@ -60,6 +60,17 @@ def search(
     return Outcome(starts, makespan(problem, starts) if status == cp_model.OPTIMAL else bound, fused=fused)
 
 
+def first(problem: Problem, *, effort: float, seed: int = 0, time_limit: float | None = None) -> Outcome:
+    """Any schedule within memory, however long: what is found first."""
+    model = _Model(problem, 0, None, None)
+    model.model.clear_objective()
+    solver = solver_of(effort, seed, time_limit)
+    status = solver.solve(model.model)
+    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        return Outcome(None, 0, infeasible=status == cp_model.INFEASIBLE)
+    return Outcome(tuple(solver.value(start) * model.scale for start in model.starts), 0)
+
+
 def solver_of(effort: float, seed: int, time_limit: float | None, *, workers: int = 2) -> cp_model.CpSolver:
     """A solver whose workers take turns deterministically, with a deterministic limit and the wall-clock fuse."""
     solver = cp_model.CpSolver()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from superscaler.errors import InfeasiblePlan
 from superscaler.scheduler.initial import constructive
@@ -30,31 +31,59 @@ def infeasible(problem: Problem) -> InfeasiblePlan:
         "no schedule fits the memory of the devices",
         *([where] if where else []),
         f"limits in conflict: {', '.join(limits)}",
-        hint=", or ".join(change.text for change in changes) or "more memory on several devices at once",
+        hint=", or ".join(change.text for change in changes) or "more memory",
     )
 
 
 def smallest_changes(problem: Problem) -> Iterator[Change]:
-    """Of each sort the smallest change that alone makes ``problem`` feasible: memory, micro-batches, recompute."""
-    for device, capacity in enumerate(problem.capacity):
-        if capacity is not None and (need := _least_capacity(problem, device, capacity)) is not None:
-            roomier = _with_capacity(problem, device, need)
-            yield Change(f"memory[{device}]={capacity}", f"{need} units of memory on device {device}", roomier)
-    if (need := _least_everywhere(problem)) is not None:
-        short = [d for d, units in enumerate(problem.capacity) if units is not None and units < need]
-        limits = ", ".join(f"memory[{d}]={problem.capacity[d]}" for d in short)
-        yield Change(limits, f"{need} units of memory on every device", _everywhere(problem, need))
+    """Of each sort the smallest change that alone makes ``problem`` feasible: memory, micro-batches, recompute.
+
+    Memory of one device if that can be enough; else of several, none of which could be given one unit less.
+    """
+    short = list(islice(_short(problem), 2))
+    roomier = list(_least_of_one(problem)) if len(short) < 2 else []
+    for changed in roomier or _least_of_several(problem):
+        grown = {d: new for d, new in enumerate(changed.capacity) if new != problem.capacity[d] and new is not None}
+        limits = ", ".join(f"memory[{d}]={problem.capacity[d]}" for d in grown)
+        yield Change(limits, more_memory(grown, len(problem.capacity), "units of memory"), changed)
     numbers = sorted({job.microbatch for job in problem.jobs if job.microbatch >= 0})
-    for count in range(len(numbers) - 1, 0, -1):
-        fewer = _first_microbatches(problem, set(numbers[:count]))
-        if fits(fewer):
-            yield Change(f"microbatches={len(numbers)}", f"{count} micro-batches instead of {len(numbers)}", fewer)
-            break
-    for stage in sorted({job.stage for job in problem.jobs if job.kind == "forward" and job.acquire}):
+    left_out = _least(0, len(numbers) - 1, lambda out: fits(_first_microbatches(problem, set(numbers[:-out]))))
+    if left_out is not None:
+        kept = numbers[:-left_out]
+        text = f"{len(kept)} micro-batches instead of {len(numbers)}"
+        yield Change(f"microbatches={len(numbers)}", text, _first_microbatches(problem, set(kept)))
+    if len(short) < 2:
+        yield from _least_recomputed(problem)
+
+
+def _short(problem: Problem) -> Iterator[int]:
+    """The devices whose memory is too little even if that of the others has no limit."""
+    for device, units in enumerate(problem.capacity):
+        others = tuple(units if d == device else None for d in range(len(problem.capacity)))
+        if units is not None and not fits(replace(problem, capacity=others)):
+            yield device
+
+
+def _least_recomputed(problem: Problem) -> Iterator[Change]:
+    """The stage that is made again in the least time of those which are enough."""
+    costs: dict[int, int] = {}
+    for job in problem.jobs:
+        if job.kind == "forward" and job.acquire:
+            costs[job.stage] = costs.get(job.stage, 0) + job.duration
+    for stage in sorted(costs, key=lambda stage: (costs[stage], stage)):
         if fits(changed := recompute(problem, stage)):
             where = next(job.device for job in problem.jobs if job.stage == stage)
             yield Change(f"memory[{where}]={problem.capacity[where]}", f"recompute stage {stage}", changed)
             break
+
+
+def more_memory(grown: dict[int, int], devices: int, units: str) -> str:
+    """In words: the memory that each device of ``grown`` needs, of so many devices."""
+    if len(set(grown.values())) > 1:
+        return f"{units}: " + ", ".join(f"{n} on device {d}" for d, n in grown.items())
+    several = "every device" if len(grown) == devices else f"devices {', '.join(map(str, grown))}"
+    where = several if len(grown) > 1 else f"device {next(iter(grown))}"
+    return f"{next(iter(grown.values()))} {units} on {where}"
 
 
 def fits(problem: Problem) -> bool:
@@ -65,7 +94,7 @@ def fits(problem: Problem) -> bool:
         return True
     from superscaler.scheduler import cpsat
 
-    return cpsat.search(problem, effort=_EFFORT).starts is not None
+    return cpsat.first(problem, effort=_EFFORT).starts is not None
 
 
 def hopeless(problem: Problem) -> bool:
@@ -92,19 +121,33 @@ def _same_place(a: Job, b: Job) -> bool:
     return (a.device, a.stage, a.microbatch, a.chain) == (b.device, b.stage, b.microbatch, b.chain)
 
 
-def _least_capacity(problem: Problem, device: int, capacity: int) -> int | None:
-    """The least capacity of ``device`` with which, the others as they are, something fits."""
-    most = sum(job.acquire for job in problem.jobs if job.device == device)
-    return _least(capacity, most, lambda units: fits(_with_capacity(problem, device, units)))
+def _least_of_one(problem: Problem) -> Iterator[Problem]:
+    """For each device the least memory with which, the others as they are, something fits."""
+    for device, units in enumerate(problem.capacity):
+        if units is not None:
+            need = _least(units, _most(problem, device), lambda n, d=device: fits(_with_capacity(problem, d, n)))
+            if need is not None:
+                yield _with_capacity(problem, device, need)
 
 
-def _least_everywhere(problem: Problem) -> int | None:
-    """The least capacity that, if every device had as much, is enough; None if it is one device that is short."""
-    limits = [units for units in problem.capacity if units is not None]
-    if len(limits) < 2:
-        return None
-    most = max(sum(job.acquire for job in problem.jobs if job.device == d) for d in range(len(problem.capacity)))
-    return _least(min(limits), most, lambda units: fits(_everywhere(problem, units)))
+def _least_of_several(problem: Problem) -> Iterator[Problem]:
+    """Memories that are enough together, each the least that goes with the others."""
+    roomier = problem
+    limited = [(device, units) for device, units in enumerate(problem.capacity) if units is not None]
+    for device, units in limited:
+        roomier = _with_capacity(roomier, device, max(units, _most(problem, device)))
+    if not fits(roomier):
+        return
+    for device, units in limited:
+        most = _most(problem, device)
+        need = _least(units - 1, most, lambda n, d=device, p=roomier: fits(_with_capacity(p, d, n)))
+        roomier = _with_capacity(roomier, device, units if need is None else need)
+    yield roomier
+
+
+def _most(problem: Problem, device: int) -> int:
+    """The memory that no schedule can exceed."""
+    return sum(job.acquire for job in problem.jobs if job.device == device)
 
 
 def _least(low: int, high: int, enough: Callable[[int], bool]) -> int | None:
@@ -115,10 +158,6 @@ def _least(low: int, high: int, enough: Callable[[int], bool]) -> int | None:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
-
-
-def _everywhere(problem: Problem, units: int) -> Problem:
-    return replace(problem, capacity=tuple(None if old is None else max(old, units) for old in problem.capacity))
 
 
 def _with_capacity(problem: Problem, device: int, units: int) -> Problem:

@@ -32,10 +32,8 @@ def constructive(problem: Problem) -> Known:
     return found
 
 
-def best(problem: Problem, known: Known) -> tuple[str, tuple[int, ...] | None]:
-    """The shortest of ``known`` (the first of equals), or ``("none", None)``."""
-    if not known:
-        return "none", None
+def best(problem: Problem, known: Known) -> tuple[str, tuple[int, ...]]:
+    """The shortest of ``known``, of which there is one at least (the first of equals)."""
     name = min(known, key=lambda name: makespan(problem, known[name]))
     return name, known[name]
 

@@ -8,10 +8,12 @@ from time import monotonic
 from superscaler.errors import InfeasiblePlan, ScheduleError
 from superscaler.scheduler.bounds import Bound, closed_form
 from superscaler.scheduler.explain import hopeless, infeasible
-from superscaler.scheduler.initial import best, constructive
+from superscaler.scheduler.initial import Known, best, constructive
 from superscaler.scheduler.problem import Certificate, Problem, Status, Timetable, makespan, validate, verify
 
 EFFORT = 8.0
+_FIRST_EFFORT = 2.0
+"""For any schedule at all, where none was constructed."""
 _LEAST_SEARCH = 0.05
 
 
@@ -36,21 +38,20 @@ def solve(
     if hopeless(problem):
         raise infeasible(problem)
     known = constructive(problem)
+    if not known and hint is None:
+        known = _found(problem, seed, time_limit)
     bound = max(filter(None, (closed_form(problem), bound)), key=lambda each: each.value)
     if hint is not None:
         verify(problem, hint)
         known["hint"] = tuple(hint)
     name, starts = best(problem, known)
-    baseline = (makespan(problem, starts), name) if starts is not None else None
+    baseline = (makespan(problem, starts), name)
     status: Status = "constructive"
     left = None if time_limit is None else time_limit - (monotonic() - began)
-    solved = baseline is not None and baseline[0] == bound.value
-    if not solved and effort > 0:
+    if baseline[0] > bound.value and effort > 0:
         status = "time_limit"
         if left is None or left > _LEAST_SEARCH:
             starts, bound, status = _search(problem, starts, bound, effort, seed, left)
-    if starts is None:
-        raise InfeasiblePlan("no schedule found within the limits", hint="a longer limit, or more memory")
     verify(problem, starts)
     length = makespan(problem, starts)
     return Timetable(
@@ -61,7 +62,7 @@ def solve(
             makespan=length,
             bound=bound.value,
             bound_source=bound.source,
-            baseline=baseline or (length, "none"),
+            baseline=baseline,
             binding=bound.binding,
             seed=seed,
             seconds=monotonic() - began,
@@ -69,22 +70,33 @@ def solve(
     )
 
 
+def _found(problem: Problem, seed: int, time_limit: float | None) -> Known:
+    """Any schedule within memory, by search; :class:`InfeasiblePlan` if there is none, or none is found in time."""
+    from superscaler.scheduler import cpsat
+
+    left = None if time_limit is None else max(time_limit, _LEAST_SEARCH)
+    outcome = cpsat.first(problem, effort=_FIRST_EFFORT, seed=seed, time_limit=left)
+    if outcome.infeasible:
+        raise infeasible(problem)
+    if outcome.starts is None:
+        raise InfeasiblePlan("no schedule found within the limits", hint="a longer limit, or more memory")
+    return {"first found": outcome.starts}
+
+
 def _search(
-    problem: Problem, starts: tuple[int, ...] | None, bound: Bound, effort: float, seed: int, left: float | None
-) -> tuple[tuple[int, ...] | None, Bound, Status]:
+    problem: Problem, starts: tuple[int, ...], bound: Bound, effort: float, seed: int, left: float | None
+) -> tuple[tuple[int, ...], Bound, Status]:
     """The exact search; the incumbent is kept here, whatever the solver returns."""
     from superscaler.scheduler import cpsat
 
-    upper = None if starts is None else makespan(problem, starts)
+    upper = makespan(problem, starts)
     outcome = cpsat.search(
         problem, lower=bound.value, upper=upper, hint=starts, effort=effort, seed=seed, time_limit=left
     )
     if outcome.infeasible:
-        if starts is None:
-            raise infeasible(problem)
         raise ScheduleError("the solver contradicts a verified schedule", hint="please report this problem")
     if outcome.bound > bound.value:
         bound = Bound(outcome.bound, "exact search", bound.binding)
-    if outcome.starts is not None and (upper is None or makespan(problem, outcome.starts) < upper):
+    if outcome.starts is not None and makespan(problem, outcome.starts) < upper:
         starts = outcome.starts
     return starts, bound, "time_limit" if outcome.fused else "feasible"

@@ -114,11 +114,12 @@ def _solved(
 
 def _first(problem: Problem, seed: int, time_limit: float | None) -> Starts:
     """Any schedule within memory, where none was constructed."""
-    found = best(problem, constructive(problem))[1] if not hopeless(problem) else None
+    known = constructive(problem) if not hopeless(problem) else {}
+    found = best(problem, known)[1] if known else None
     if found is None and len(problem.jobs) <= _EXACT_JOBS and not hopeless(problem):
         from superscaler.scheduler import cpsat
 
-        found = cpsat.search(problem, effort=_FIRST_EFFORT, seed=seed, time_limit=time_limit).starts
+        found = cpsat.first(problem, effort=_FIRST_EFFORT, seed=seed, time_limit=time_limit).starts
     if found is None:
         limits = ", ".join(f"memory[{d}]={units}" for d, units in enumerate(problem.capacity) if units is not None)
         raise InfeasiblePlan("no schedule was found within the memory of the devices", f"limits: {limits}")

@@ -17,6 +17,26 @@ def shortest(problem: Problem) -> int | None:
     return _Exhaustive(problem).run()
 
 
+def possible(problem: Problem) -> bool:
+    """Whether any schedule is within memory, by trying every order: one job at a time holds least in any order."""
+    jobs, everything = problem.jobs, frozenset(range(len(problem.jobs)))
+    before = [{a for a, b, _ in problem.edges if b == i} for i in everything]
+    seen: set[frozenset[int]] = set()
+    left: list[frozenset[int]] = [frozenset()]
+    while left:
+        done = left.pop()
+        if done == everything:
+            return True
+        for i in everything - done:
+            device, capacity = jobs[i].device, problem.capacity[jobs[i].device]
+            held = sum(jobs[k].acquire - jobs[k].release for k in done if jobs[k].device == device)
+            roomy = capacity is None or not jobs[i].acquire or held + jobs[i].acquire <= capacity
+            if before[i] <= done and roomy and (after := done | {i}) not in seen:
+                seen.add(after)
+                left.append(after)
+    return False
+
+
 class _Exhaustive:
     def __init__(self, problem: Problem) -> None:
         self.jobs = problem.jobs
@@ -115,4 +135,4 @@ def random_pipeline(seed: int) -> PipelineProblem:
     )
 
 
-__all__ = ["random_pipeline", "shortest", "to_problem"]
+__all__ = ["possible", "random_pipeline", "shortest", "to_problem"]

@@ -106,7 +106,7 @@ def test_memory_that_holds_no_schedule_is_named_with_what_would_do() -> None:
     with pytest.raises(InfeasiblePlan) as caught:
         solve_pipeline(v(4, 8, 1))
     assert "memory[0]=1" in str(caught.value)
-    assert "2 units of memory on every device" in str(caught.value)
+    assert "2 activations on every device" in str(caught.value)
     check(solve_pipeline(v(4, 8, 2)))
 
 
