@@ -13,6 +13,8 @@ from superscaler.ir.program import Definition, Grouping, Program, Route
 
 MASTER = ".master"
 """What the name of a parameter's float32 copy ends in."""
+REASONS = {"script": "s", "wish": "w", "follows": "f", "cost": "c", "": "-"}
+"""Why an op is split as it is, in one letter."""
 
 
 class Certificate(msgspec.Struct, frozen=True):
@@ -32,8 +34,8 @@ class Certificate(msgspec.Struct, frozen=True):
 class Entry(msgspec.Struct, frozen=True):
     """One thing the plan can do (``train``, ``eval``): its source Graph, its Programs and their certificate.
 
-    ``microaxis``: the time axis of micro-batches, or "" if the batch is run whole. ``bubble``: idle share of the
-    compute lanes between the first task and the last.
+    ``microaxis``: the time axis of micro-batches, or "" if the batch is run whole. ``reasons``: axis -> a letter of
+    :data:`REASONS` for each op of the Graph: why it is split so.
     """
 
     graph: Graph
@@ -44,6 +46,7 @@ class Entry(msgspec.Struct, frozen=True):
     certificate: Certificate
     microaxis: str = ""
     microbatches: int = 1
+    reasons: dict[str, str] = {}
 
 
 class StateTensor(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Literal
 
 import msgspec
 
@@ -13,6 +14,9 @@ from superscaler.ir.rules.rule import Splits
 
 Turn = tuple[str, int, int]
 """A task of the model: its kind (forward, backward, weight), stage and micro-batch."""
+Reason = Literal["script", "wish", "follows", "cost", ""]
+"""Why an op is split as it is along an axis: the script says so, or prefers it; it follows what is around it; it moves
+the fewest bytes; or nothing had to be decided."""
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -35,6 +39,7 @@ class TaskGraph(msgspec.Struct, frozen=True, dict=True):
     tensors -> layout. ``recompute``: forward ops that the backward runs again. ``early``: gradients reduced in the task
     that makes them. ``hosted``: state tensors that lie in host memory. ``order``: the name of the schedule; ``before``:
     tasks that come before others of their devices; ``sequence``: forward ops all of which run before all of others.
+    ``reasons``: per axis and op, why it is split so.
     """
 
     graph: Graph
@@ -50,6 +55,7 @@ class TaskGraph(msgspec.Struct, frozen=True, dict=True):
     seed: int = 0
     before: tuple[tuple[Turn, Turn], ...] = ()
     sequence: tuple[tuple[frozenset[str], frozenset[str]], ...] = ()
+    reasons: dict[str, dict[str, Reason]] = {}
 
     @cached_property
     def placed(self) -> dict[str, Placement]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
+from collections.abc import Mapping
 from functools import lru_cache
 from itertools import product
 from math import prod
 
 import msgspec
 
-from superscaler.ir.graph import ITEMSIZE
+from superscaler.ir.entry import REASONS
+from superscaler.ir.graph import ITEMSIZE, Graph
 from superscaler.ir.layout import Layout, Shard, Space
 from superscaler.ir.plan import Entry, StateTensor
 from superscaler.ir.program import (
@@ -31,6 +33,7 @@ from superscaler.ir.program import (
     Value,
 )
 from superscaler.ir.schedule import Schedule, Slot
+from superscaler.ir.task import Reason
 from superscaler.transforms.blocks import Body, Compute, Key, Lowered
 from superscaler.transforms.group import Definitions
 from superscaler.transforms.lifetimes import aligned, allot, free_sets
@@ -56,7 +59,12 @@ def assemble(lowered: Lowered, schedule: Schedule) -> Entry:
         schedule.certificate,
         lowered.tasks.microaxis,
         lowered.tasks.microbatches,
+        {axis: _letters(lowered.tasks.graph, found) for axis, found in lowered.tasks.reasons.items()},
     )
+
+
+def _letters(graph: Graph, reasons: Mapping[str, Reason]) -> str:
+    return "".join(REASONS[reasons.get(op.name, "")] for op in graph.ops)
 
 
 def _raw_reads(body: Body) -> set[int]:

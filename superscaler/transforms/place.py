@@ -13,7 +13,7 @@ from superscaler.ir.layout import Axis, Layout, Mesh, Partial, Shard, Space, Sta
 from superscaler.ir.program import BlockKind
 from superscaler.ir.rules import rule_for
 from superscaler.ir.rules.rule import Split, Splits, dim_of, split_state
-from superscaler.ir.task import Placement, TaskGraph
+from superscaler.ir.task import Placement, Reason, TaskGraph
 from superscaler.transforms.blocks import FREE
 from superscaler.transforms.digits import Digit, Taken, free, room
 from superscaler.transforms.directives import MICRO, Directives
@@ -41,6 +41,7 @@ class _Placer:
         self._turn_ops: dict[str, set[str]] = {}
         self.stages = self._stages()
         self.splits: dict[str, dict[str, Split | None]] = {}
+        self.reasons: dict[str, dict[str, Reason]] = {}
         self.state_homes: dict[str, dict[str, Shard]] = {}
 
     def place(self) -> TaskGraph:
@@ -50,7 +51,7 @@ class _Placer:
             if axis.name == WORLD or axis.ways == 1:
                 continue
             work = self._propagate(axis)
-            self.splits[axis.name] = work.settle()
+            self.splits[axis.name], self.reasons[axis.name] = work.settle(), work.reasons
             self._refuse_idle(axis)
             for tensor, shard in work.homes.items():
                 if shard is not None and (axis.kind == "space" or self.graph.tensor[tensor].kind == "input"):
@@ -75,6 +76,7 @@ class _Placer:
             self.said.seed,
             self.said.before,
             self.said.sequence,
+            self.reasons,
         )
 
     # --- meshes and stages ------------------------------------------------------------------------------------------
@@ -271,7 +273,7 @@ class _Placer:
         for op in self.graph.ops:
             found = guide.decided.get(op.name)
             if found is not None:
-                work.wish(op, found)
+                work.wish(op, found, guide.reasons[op.name])
 
     # --- room beside other axes -------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from superscaler.ir.graph import Graph, Op
 from superscaler.ir.layout import Axis, Partial, Shard, State
 from superscaler.ir.rules import rule_for
 from superscaler.ir.rules.rule import Rule, Split, check_splits, dim_of, split_state
+from superscaler.ir.task import Reason
 
 Decided = dict[str, Split | None]
 HEAVY = ("matmul", "attention", "convolution")
@@ -44,6 +45,7 @@ class Propagation:
         self.room = room
         self.passes = passes
         self.decided: Decided = {}
+        self.reasons: dict[str, Reason] = {}
         self.homes: dict[str, Shard | None] = {}
         self.pinned: set[str] = set()
         self._facts: deque[tuple[str, Shard]] = deque()
@@ -73,14 +75,14 @@ class Propagation:
                     f"axis: {self.axis.name}",
                     hint="fewer ways, or another dim",
                 )
-        self._decide(op, split)
+        self._decide(op, split, "script")
 
-    def wish(self, op: Op, split: Split) -> None:
+    def wish(self, op: Op, split: Split, reason: Reason = "wish") -> None:
         """Split ``op`` so if nothing has decided about it yet and its rule allows it."""
         if op.name not in self.decided and self.eligible(op):
             legal = self._legal(op, split)
             if legal is not None:
-                self._decide(op, legal)
+                self._decide(op, legal, reason)
                 self.flow()
 
     def home(self, tensor: str, shard: Shard) -> None:
@@ -101,8 +103,8 @@ class Propagation:
             self._seen.add((tensor, state))
             self._facts.append((tensor, state))
 
-    def _decide(self, op: Op, split: Split | None) -> None:
-        self.decided[op.name] = split
+    def _decide(self, op: Op, split: Split | None, reason: Reason) -> None:
+        self.decided[op.name], self.reasons[op.name] = split, reason
         if split is None:
             return
         rule = self.rule(op)
@@ -131,7 +133,7 @@ class Propagation:
             return
         split = self._legal(op, dim_of(self.rule(op), shard, output=output, index=index))
         if split is not None:
-            self._decide(op, split)
+            self._decide(op, split, "follows")
 
     def _legal(self, op: Op, split: Split | None) -> Split | None:
         """``split`` if the op may be split so along this axis."""
@@ -144,7 +146,8 @@ class Propagation:
         states: dict[str, State | None] = {}
         for op in self.graph.ops:
             if op.name not in self.decided:
-                self.decided[op.name] = self._cheapest(op, states) if self.eligible(op) else None
+                found = self._cheapest(op, states) if self.eligible(op) else None
+                self.decided[op.name], self.reasons[op.name] = found or (None, "")
                 self._drop_facts()
             split = self.decided[op.name]
             rule = self.rule(op)
@@ -164,7 +167,8 @@ class Propagation:
             if kind not in ("activation", "input") and isinstance(state, Shard) and self.room(name, state):
                 self.homes.setdefault(name, state)
 
-    def _cheapest(self, op: Op, states: Mapping[str, State | None]) -> Split | None:
+    def _cheapest(self, op: Op, states: Mapping[str, State | None]) -> tuple[Split | None, Reason] | None:
+        """The choice of least cost; none if nothing that ``op`` reads is split."""
         rule = self.rule(op)
         free = {n for n in op.inputs if n not in self.graph.producer and n not in self.homes}
         have = [self.homes.get(n) if n not in states else states[n] for n in op.inputs]
@@ -175,7 +179,7 @@ class Propagation:
             cost = self._cost(op, rule, split, have, free)
             if cost < least:
                 best, least = split, cost
-        return best
+        return best, "cost"
 
     def _candidates(self, op: Op, rule: Rule, have: Iterable[State | None]) -> list[Split]:
         found: list[Split] = []

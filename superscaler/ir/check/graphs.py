@@ -9,6 +9,7 @@ from superscaler.ir.check import limits
 from superscaler.ir.check.fault import fault
 from superscaler.ir.check.scope import Scope
 from superscaler.ir.check.spaces import check_tensor
+from superscaler.ir.entry import REASONS
 from superscaler.ir.graph import Op
 
 
@@ -27,6 +28,9 @@ def check_graph(scope: Scope) -> None:
     for index, op in enumerate(graph.ops):
         _check_operands(scope, op)
         scope.rule(index)
+    for axis, letters in scope.entry.reasons.items():
+        if len(letters) != len(graph.ops) or not set(letters) <= {*REASONS.values()}:
+            raise fault("malformed plan", f"the reasons along {axis!r} are not those of its ops", scope.place())
 
 
 def _check_names(scope: Scope) -> None:

@@ -52,7 +52,7 @@ def _splits(plan: Contents, entry: Entry, event: Event) -> list[str]:
     assert event.op is not None
     assert event.row is not None
     axes = plan.space.mesh(event.mesh).axes
-    return split_words(event.op, entry.graph, event.row.splits, axes, plan.space)
+    return split_words(event.op, entry, event.row.splits, axes, plan.space)
 
 
 def explain_module(plan: Contents, path: str) -> Explanation:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from superscaler.ir.check.fault import workers_text
+from superscaler.ir.entry import Entry
 from superscaler.ir.explain.explanation import shortened
 from superscaler.ir.graph import ITEMSIZE, Graph, Op
 from superscaler.ir.layout import Layout, Partial, Shard, Space
 from superscaler.ir.region import Region
 from superscaler.ir.rules import rule_for
-from superscaler.ir.rules.rule import Splits
+from superscaler.ir.rules.rule import Split, Splits
 from superscaler.ir.summary import bytes_text
 
 KINDS = {
@@ -54,10 +57,29 @@ def holders(layout: Layout, shape: tuple[int, ...], dtype: str, space: Space, *,
     return shortened(lines, most, "regions")
 
 
-def split_words(op: Op, graph: Graph, splits: Splits, axes: tuple[str, ...], space: Space) -> list[str]:
-    """Per axis of its mesh and per time axis: how an op is split, and why that is allowed."""
-    rule, said = rule_for(op, graph), dict(splits)
-    lines: list[str] = []
+WHY = {
+    "s": "as the plan says",
+    "w": "as the plan prefers",
+    "f": "following what it reads or what reads it",
+    "c": "which moves the fewest bytes",
+}
+
+
+def split_words(op: Op, entry: Entry, splits: Splits, axes: tuple[str, ...], space: Space) -> list[str]:
+    """Per axis of its mesh and per time axis: how an op is split, why that is allowed, and what chose it."""
+    graph, said = entry.graph, dict(splits)
+    number = graph.ops.index(op)
+    chosen = {axis: WHY[letters[number]] for axis, letters in entry.reasons.items() if letters[number] in WHY}
+    return [
+        line + (f", {chosen[axis]}" if axis in chosen else "")
+        for axis, line in _split_lines(op, graph, said, axes, space)
+    ]
+
+
+def _split_lines(
+    op: Op, graph: Graph, said: dict[str, Split], axes: tuple[str, ...], space: Space
+) -> Iterator[tuple[str, str]]:
+    rule = rule_for(op, graph)
     for axis in (*axes, *(a for a in said if a not in axes)):
         ways, split = space.axis(axis).ways, said.get(axis)
         if ways == 1:
@@ -65,15 +87,14 @@ def split_words(op: Op, graph: Graph, splits: Splits, axes: tuple[str, ...], spa
         if split is None:
             free = [n for n, d in rule.dims.items() if not d.whole and d.size >= ways]
             why = "" if free else f": no dim of {rule} can be split {ways} ways"
-            lines.append(f"along {axis!r}: every part computes all of it{why}")
+            yield axis, f"along {axis!r}: every part computes all of it{why}"
         elif split.passes:
-            lines.append(f"along {axis!r}: the {ways} terms of a sum pass through, it being linear in them")
+            yield axis, f"along {axis!r}: the {ways} terms of a sum pass through, it being linear in them"
         else:
             dim = rule.dims[split.dim]
             reduced = any(not _has(out, split.dim) for out in rule.outs)
             gives = f", which leaves terms of a {dim.reduce}" if reduced else ""
-            lines.append(f"along {axis!r}: its dim {split.dim!r} of {dim.size} in {ways} parts{gives}")
-    return lines
+            yield axis, f"along {axis!r}: its dim {split.dim!r} of {dim.size} in {ways} parts{gives}"
 
 
 def _has(operand: tuple[tuple[str | int, ...], ...], dim: str) -> bool:

@@ -55,10 +55,32 @@ def test_an_op() -> None:
     assert "forward op" in found.title
     assert section(found, "runs") == ["on workers 0-3, stage 0, per micro-batch: in the forward pass"]
     assert section(found, "is split") == [
-        "along 'data': its dim 'b' of 4 in 2 parts",
-        "along 'tensor': its dim 'h' of 4 in 2 parts",
-        "along 'micro': its dim 'b' of 4 in 2 parts",
+        "along 'data': its dim 'b' of 4 in 2 parts, following what it reads or what reads it",
+        "along 'tensor': its dim 'h' of 4 in 2 parts, as the plan prefers",
+        "along 'micro': its dim 'b' of 4 in 2 parts, following what it reads or what reads it",
     ]
+
+
+def test_what_chose_a_split() -> None:
+    """A script, what is around it, or what is cheapest; an op that every device computes as the script says, too."""
+
+    def script(p: ss.Planner) -> None:
+        first, second, *_ = p.of_family("matmul")
+        p.assign(p.whole, range(2), axes=("tensor",))
+        p.split(first, "o", 2, axis="tensor")
+        p.replicate(second, axis="tensor")
+
+    torch.manual_seed(0)
+    model, example = build("gpt", "tiny")
+    made = ss.compile(model, example(4, 16), cluster=ss.Cluster.local(2), plan=script, evaluate=False)
+    graph = made.entries["train"].graph
+    products = [op.name for op in graph.ops if op.phase == "forward" and op.target == "aten.mm.default"]
+    said = {op.name: " ".join(section(explain(made, op.name), "is split")) for op in graph.ops}
+    assert said[products[0]].endswith("as the plan says")
+    assert said[products[1]].startswith("along 'tensor': every part computes all of it")
+    assert said[products[1]].endswith("as the plan says")
+    assert any(text.endswith("following what it reads or what reads it") for text in said.values())
+    assert any(text.endswith("which moves the fewest bytes") for text in said.values())
 
 
 def test_what_is_computed_again() -> None:
