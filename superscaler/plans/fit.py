@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from time import monotonic
 
 import msgspec
@@ -20,6 +21,7 @@ from superscaler.ir.program import Program
 from superscaler.ir.summary import bytes_text
 from superscaler.ir.task import TaskGraph
 from superscaler.plans.planner import Planner, PlanScript
+from superscaler.scheduler.explain import least
 from superscaler.scheduler.profile import Profile
 from superscaler.scheduler.tasks import schedule
 from superscaler.transforms.assemble import assemble, with_state
@@ -33,7 +35,7 @@ _TIGHTER = 0.98
 _PATIENCE = 60.0
 """Seconds after which no further change is tried."""
 _DOUBLINGS = 3
-_HALVINGS = 5
+_HALVINGS = 7
 
 Change = Callable[[Planner], None]
 
@@ -125,7 +127,7 @@ def infeasible(making: Making, name: str, entry: Entry) -> InfeasiblePlan:
     worker = min(worst.workers, key=lambda w: making.cluster.device(w).memory)
     limit = making.cluster.device(worker).memory
     until, found = monotonic() + _PATIENCE, list[tuple[str, str]]()
-    for change in smallest_changes(making, entry, worst) if making.train else ():
+    for change in smallest_changes(making, entry, worst):
         found.append(change)
         if monotonic() > until:
             break
@@ -140,20 +142,30 @@ def infeasible(making: Making, name: str, entry: Entry) -> InfeasiblePlan:
 
 def smallest_changes(making: Making, entry: Entry, worst: Program) -> Iterator[tuple[str, str]]:
     """(the limit it relieves, what to do): of each sort the smallest change after which the whole was seen to fit."""
-    need = _least_memory(making, max(program.peak for program in entry.programs))
+    need = _least_memory(making, max(program.peak for program in over(entry.programs, making.cluster)))
     yield "", f"{bytes_text(need)} of memory per device"
+    if not making.train:
+        return
     planner = making.planner()
     order, count = planner.directives().order, planner.directives().microbatches
     if order != "solve" and _helps(making, lambda p: p.order("solve")):
         yield f"schedule={order}", "schedule=solve"
-    for more in (count * 2**power for power in range(1, _DOUBLINGS + 1)):
-        if _helps(making, lambda p, more=more: p.microbatches(more)):
-            yield f"microbatches={count}", f"microbatches={more}"
-            break
+    if more := _least_microbatches(making, count):
+        yield f"microbatches={count}", f"microbatches={more}"
     for what, again in _recomputations(planner, worst):
         if _helps(making, lambda p, again=again: p.recompute(again)):
             yield "", f"recompute {what}"
             break
+
+
+def _least_microbatches(making: Making, count: int) -> int | None:
+    """The least number above ``count`` that was seen to help when one less did not."""
+
+    def enough(number: int) -> bool:
+        return _helps(making, lambda p: p.microbatches(number))
+
+    steps = (least(count * 2**power, count * 2 ** (power + 1), enough) for power in range(_DOUBLINGS))
+    return next(filter(None, steps), None)
 
 
 def _recomputations(planner: Planner, worst: Program) -> Iterator[tuple[str, list[Op]]]:
@@ -175,18 +187,28 @@ def _helps(making: Making, change: Change) -> bool:
 
 
 def _least_memory(making: Making, enough: int) -> int:
-    """The least memory per device with which a schedule was found; ``enough`` is known to be."""
+    """The least memory per device, as it is written, with which a schedule was found; ``enough`` is known to be."""
     tasks = making.tasks()
     if tasks.order != "solve":
-        return enough
-    low, high = min(kind.memory for kind in making.cluster.kinds), enough
+        return _as_written(enough)
+    low, high = min(kind.memory for kind in making.cluster.kinds), _as_written(enough)
     for _ in range(_HALVINGS):
-        middle = (low + high) // 2
+        middle = _as_written((low + high) // 2)
+        if middle >= high:
+            break
         peak = replace(making, cluster=_with_memory(making.cluster, middle)).fits(tasks)
-        low, high = (middle, high) if peak is None else (low, peak)
+        low, high = (middle, high) if peak is None else (low, middle)
     return high
 
 
+def _as_written(count: int) -> int:
+    """The least number of bytes from ``count`` on that its text, of three digits, says in full."""
+    scale = next((scale for scale in (2**40, 2**30, 2**20, 2**10) if count >= scale), 1)
+    step = scale / 10 ** max(0, 3 - len(str(count // scale)))
+    return int(ceil(count / step) * step)
+
+
 def _with_memory(cluster: Cluster, memory: int) -> Cluster:
-    kinds = tuple(msgspec.structs.replace(kind, memory=memory) for kind in cluster.kinds)
+    """``cluster`` with at least ``memory`` bytes on every device."""
+    kinds = tuple(msgspec.structs.replace(kind, memory=max(memory, kind.memory)) for kind in cluster.kinds)
     return msgspec.structs.replace(cluster, kinds=kinds)

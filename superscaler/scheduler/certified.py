@@ -64,17 +64,26 @@ def solve_pipeline(
     check_activations(problem)
     if problem.placement == "bidirectional":
         return _by_the_job(problem, solve(to_problem(problem), seed=seed, effort=effort, time_limit=time_limit))
-    deadline = None if time_limit is None else began + time_limit
+    budget = Budget(effort, seed, None if time_limit is None else began + time_limit)
     if not problem.comm_is_a_delay:
-        enumerable(problem)
-        effort /= 2
-    search = _Search(flow_of(problem), Budget(effort, seed, deadline))
+        return _with_sends(problem, budget, began)
+    search = _Search(flow_of(problem), budget)
     course = search.run()
-    if not problem.comm_is_a_delay:
-        table = with_sends(to_problem(problem), search.flow, course.expand(), search.bound, search.budget)
-        return _by_the_job(problem, replace(table, certificate=replace(table.certificate, seconds=monotonic() - began)))
     certificate = replace(search.certificate(course), seconds=monotonic() - began)
     return PipelineTimetable(problem, course, certificate)
+
+
+def _with_sends(problem: PipelineProblem, budget: Budget, began: float) -> PipelineTimetable:
+    """``problem`` with sends as jobs: half of what may be spent goes to the tasks, the rest to tasks and sends."""
+    enumerable(problem)
+    half = replace(budget, effort=budget.effort / 2)
+    now = monotonic()
+    search = _Search(
+        flow_of(problem), half if budget.deadline is None else replace(half, deadline=(now + budget.deadline) / 2)
+    )
+    course = search.run()
+    table = with_sends(to_problem(problem), search.flow, course.expand(), search.bound, half)
+    return _by_the_job(problem, replace(table, certificate=replace(table.certificate, seconds=monotonic() - began)))
 
 
 def solve_flow(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import gcd
+from time import monotonic
 
 from ortools.sat.python import cp_model
 
@@ -47,13 +48,15 @@ def search(
     ``effort`` is in deterministic seconds of CP-SAT, ``time_limit`` in wall seconds. With ``upper`` given, infeasible
     means that no schedule is that short.
     """
+    began = monotonic()
     model = _Model(problem, lower, upper, hint)
-    solver = solver_of(effort, seed, time_limit)
+    left = None if time_limit is None else time_limit - (monotonic() - began)
+    solver = solver_of(effort, seed, left)
     status = solver.solve(model.model)
     if status == cp_model.INFEASIBLE:
         return Outcome(None, lower, infeasible=True)
     bound = max(lower, round(solver.best_objective_bound) * model.scale)
-    fused = time_limit is not None and status != cp_model.OPTIMAL and solver.wall_time >= 0.95 * time_limit
+    fused = left is not None and status != cp_model.OPTIMAL and solver.wall_time >= 0.95 * left
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return Outcome(None, bound, fused=fused)
     starts = tuple(solver.value(start) * model.scale for start in model.starts)

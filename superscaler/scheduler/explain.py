@@ -47,7 +47,7 @@ def smallest_changes(problem: Problem) -> Iterator[Change]:
         limits = ", ".join(f"memory[{d}]={problem.capacity[d]}" for d in grown)
         yield Change(limits, more_memory(grown, len(problem.capacity), "units of memory"), changed)
     numbers = sorted({job.microbatch for job in problem.jobs if job.microbatch >= 0})
-    left_out = _least(0, len(numbers) - 1, lambda out: fits(_first_microbatches(problem, set(numbers[:-out]))))
+    left_out = least(0, len(numbers) - 1, lambda out: fits(_first_microbatches(problem, set(numbers[:-out]))))
     if left_out is not None:
         kept = numbers[:-left_out]
         text = f"{len(kept)} micro-batches instead of {len(numbers)}"
@@ -125,7 +125,7 @@ def _least_of_one(problem: Problem) -> Iterator[Problem]:
     """For each device the least memory with which, the others as they are, something fits."""
     for device, units in enumerate(problem.capacity):
         if units is not None:
-            need = _least(units, _most(problem, device), lambda n, d=device: fits(_with_capacity(problem, d, n)))
+            need = least(units, _most(problem, device), lambda n, d=device: fits(_with_capacity(problem, d, n)))
             if need is not None:
                 yield _with_capacity(problem, device, need)
 
@@ -140,7 +140,7 @@ def _least_of_several(problem: Problem) -> Iterator[Problem]:
         return
     for device, units in limited:
         most = _most(problem, device)
-        need = _least(units - 1, most, lambda n, d=device, p=roomier: fits(_with_capacity(p, d, n)))
+        need = least(units - 1, most, lambda n, d=device, p=roomier: fits(_with_capacity(p, d, n)))
         roomier = _with_capacity(roomier, device, units if need is None else need)
     yield roomier
 
@@ -150,7 +150,7 @@ def _most(problem: Problem, device: int) -> int:
     return sum(job.acquire for job in problem.jobs if job.device == device)
 
 
-def _least(low: int, high: int, enough: Callable[[int], bool]) -> int | None:
+def least(low: int, high: int, enough: Callable[[int], bool]) -> int | None:
     """The least number above ``low`` that is enough, by bisection; None if ``high`` is not."""
     if high <= low or not enough(high):
         return None

@@ -63,7 +63,7 @@ def test_too_little_for_any_schedule_names_limits_and_changes_that_were_seen_to_
 
 
 @pytest.mark.parametrize(("word", "plan", "changed"), [
-    ("microbatches=8", "pipeline:stages=2,microbatches=4", None),
+    ("microbatches=", "pipeline:stages=2,microbatches=4", None),
     ("schedule=solve", "pipeline:stages=2,microbatches=4,schedule=gpipe", LINEAR),
     ("recompute", "pipeline:stages=2,microbatches=4,schedule=gpipe", None),
 ])  # fmt: skip
@@ -76,8 +76,35 @@ def test_each_change_that_is_named_makes_the_plan_fit(word: str, plan: str, chan
         assert peak(compiled(changed, limit)) <= limit
 
 
-def test_the_memory_that_is_named_is_enough_and_the_least_that_a_named_schedule_takes() -> None:
-    plan = "pipeline:stages=2,microbatches=4"
-    enough = peak(compiled(plan))
-    assert peak(compiled(plan, enough + 1)) == enough
-    assert said(lambda: compiled(plan, enough - 1024)).hint
+UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def named(error: InfeasiblePlan) -> tuple[int, int]:
+    """The memory that an error asks for, and the last digit of it."""
+    text, unit = (error.hint or "").partition(" of memory per device")[0].split()
+    step = UNITS[unit] / 10 ** len(text.partition(".")[2])
+    return int(float(text) * UNITS[unit]), int(step) + 1
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5])
+@pytest.mark.parametrize(
+    "plan", ["pipeline:stages=2,microbatches=4", "pipeline:stages=2,microbatches=4,schedule=gpipe"]
+)
+def test_the_memory_that_is_named_is_enough_and_the_least_that_a_named_schedule_takes(plan: str, share: float) -> None:
+    enough, digit = named(said(lambda: compiled(plan, int(peak(compiled(plan)) * share))))
+    assert peak(compiled(plan, enough)) <= enough
+    assert said(lambda: compiled(plan, enough - digit)).hint
+
+
+def test_the_memory_that_is_named_is_enough_for_solve() -> None:
+    enough, _ = named(said(lambda: compiled(LINEAR, int(peak(compiled(LINEAR)) * 0.3))))
+    assert peak(compiled(LINEAR, enough)) <= enough
+
+
+def test_the_number_of_micro_batches_that_is_named_is_the_least() -> None:
+    limit = int(peak(compiled("pipeline:stages=2,microbatches=4")) * 0.8)
+    hint = said(lambda: compiled("pipeline:stages=2,microbatches=4", limit)).hint or ""
+    count = int(hint.partition("microbatches=")[2].partition(",")[0])
+    assert count > 4
+    assert peak(compiled(f"pipeline:stages=2,microbatches={count}", limit)) <= limit
+    assert said(lambda: compiled(f"pipeline:stages=2,microbatches={count - 1}", limit)).hint
