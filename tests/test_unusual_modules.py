@@ -186,6 +186,48 @@ def normed_weight() -> Case:
     return Normed(), (torch.randn(BATCH, 6, 5),)
 
 
+@case
+def margins() -> Case:
+    """Losses that torch checks by looking at numbers, or traces as another loss than it computes."""
+
+    class Margins(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scores, self.spread = nn.Linear(6, 5), nn.Linear(6, 5)
+
+        def forward(self, x: Tensor, labels: Tensor, y: Tensor) -> Tensor:
+            scores = self.scores(x)
+            likelihood = F.gaussian_nll_loss(scores, y, F.softplus(self.spread(x)), full=True, eps=0.6)
+            each = F.multilabel_margin_loss(scores, labels, reduction="none")
+            return likelihood + F.multilabel_margin_loss(-scores, labels) + each.square().sum()
+
+    labels = torch.tensor([[3, 0, -1, 1, 2]]).repeat(BATCH, 1)
+    labels[1] = -1
+    labels[2] = torch.arange(5)
+    return Margins(), (torch.randn(BATCH, 6), labels, torch.randn(BATCH, 5))
+
+
+@case
+def masked_tokens() -> Case:
+    """A learned token in the place of masked ones, and the largest of each bag, some of which are all padding."""
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bag, self.any = nn.EmbeddingBag(11, 6, mode="max", padding_idx=3), nn.EmbeddingBag(11, 6, mode="max")
+            self.token, self.head = nn.Parameter(torch.randn(6)), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor, mask: Tensor, ids: Tensor) -> Tensor:
+            hidden = self.head.weight.new_zeros(x.shape) + x * self.token
+            hidden[mask] = self.token
+            hidden[:, 0][mask[:, 1]] = 0.5
+            return self.head(hidden + (self.bag(ids) + self.any(ids)).unsqueeze(1)).square().mean()
+
+    ids = torch.randint(0, 11, (BATCH, 5))
+    ids[2], ids[1, 2] = 3, 3
+    return Masked(), (torch.randn(BATCH, 4, 6), torch.rand(BATCH, 4) > 0.6, ids)
+
+
 PLANS = [
     ("data_parallel:ways=2,microbatches=3", 2),
     ("pipeline:stages=3,microbatches=2", 3),
@@ -201,3 +243,22 @@ def test_unusual_modules_are_exact(name: str) -> None:
     discover_missing(subject.traced.graph)
     for plan, devices in PLANS:
         subject.assert_exact(plan, devices)
+
+
+@pytest.mark.parametrize("plan", [("data_parallel:ways=3", 3), ("zero:level=2,data=2", 2)])
+def test_an_op_that_is_asked_for_some_of_its_results_only(plan: tuple[str, int]) -> None:
+    """The gradient of a grid but not of the image; no rule names the op."""
+
+    class Warped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.place, self.conv = nn.Linear(4, 6), nn.Conv2d(1, 2, 3)
+
+        def forward(self, image: Tensor, z: Tensor) -> Tensor:
+            grid = F.affine_grid(self.place(z).view(-1, 2, 3), list(image.shape), align_corners=False)
+            return self.conv(F.grid_sample(image, grid, align_corners=False)).square().mean()
+
+    torch.manual_seed(0)
+    subject = Subject(Warped(), (torch.randn(BATCH, 1, 5, 5), torch.randn(BATCH, 4)))
+    discover_missing(subject.traced.graph)
+    subject.assert_exact(*plan)

@@ -27,7 +27,10 @@ def annotation(line: str, module: str, function: str) -> dict[str, str]:
 
 
 def line_of(node: fx.Node) -> str:
-    """The user's ``file:line``, if it is known."""
+    """The user's ``file:line``, if it is known: of a backward node, its forward's."""
+    if node.meta.get("partitioner_tag") == "is_backward":
+        same = (n for n in node.graph.nodes if n.meta.get("seq_nr") == node.meta.get("seq_nr"))
+        node = next((n for n in same if n.meta.get("partitioner_tag") != "is_backward"), node)
     return (node.meta.get("custom") or {}).get(LINE, "")
 
 

@@ -5,6 +5,7 @@ Pooling over windows that do not overlap is a reshape and a mean, upsampling by 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -88,13 +89,15 @@ def _embedding_bag(
     include_last_offset: bool = False,
     padding_idx: int | None = None,
 ) -> Tensor:
-    """``F.embedding_bag`` of bags of equal length: a lookup and a sum."""
-    if input.ndim != 2 or mode not in ("sum", "mean") or max_norm is not None or scale_grad_by_freq:
+    """``F.embedding_bag`` of bags of equal length: a lookup and a sum, or the largest."""
+    if input.ndim != 2 or max_norm is not None or scale_grad_by_freq:
         return F.embedding_bag(
             input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, sparse, per_sample_weights,
             include_last_offset, padding_idx,
         )  # fmt: skip
     rows = F.embedding(input, weight)
+    if mode == "max":
+        return _largest(rows, input, padding_idx)
     if per_sample_weights is not None:
         rows = rows * per_sample_weights.unsqueeze(-1)
     if padding_idx is None:
@@ -102,6 +105,52 @@ def _embedding_bag(
     kept = (input != padding_idx % weight.shape[0]).unsqueeze(-1).to(rows.dtype)
     total = (rows * kept).sum(1)
     return total if mode == "sum" else total / kept.sum(1).clamp(min=1)
+
+
+def _largest(rows: Tensor, ids: Tensor, padding_idx: int | None) -> Tensor:
+    """The largest of each bag; zeros for a bag of nothing but padding."""
+    if padding_idx is None:
+        return rows.max(1).values
+    padding = (ids == padding_idx).unsqueeze(-1)
+    return rows.masked_fill(padding, -torch.inf).max(1).values.masked_fill(padding.all(1), 0.0)
+
+
+def _multilabel_margin(
+    input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None, reduction: str = "mean"
+) -> Tensor:
+    """``F.multilabel_margin_loss``: the form that torch traces counts labels after the first -1 too (torch 2.13)."""
+    if size_average is not None or reduce is not None:
+        return F.multilabel_margin_loss(input, target, size_average, reduce, reduction)
+    labels = (target < 0).cumsum(-1) == 0
+    places = torch.arange(input.shape[-1], device=input.device)
+    chosen = ((places == target.unsqueeze(-1)) & labels.unsqueeze(-1)).any(-2)
+    scores = torch.gather(input, -1, torch.where(labels, target, 0))
+    over = (1 - scores.unsqueeze(-1) + input.unsqueeze(-2)).clamp(min=0)
+    each = torch.where(labels.unsqueeze(-1) & ~chosen.unsqueeze(-2), over, 0).sum((-1, -2)) / input.shape[-1]
+    return {"none": each, "sum": each.sum(), "mean": each.mean()}[reduction]
+
+
+def _gaussian_nll(
+    input: Tensor, target: Tensor, var: Tensor | float, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
+) -> Tensor:
+    """``F.gaussian_nll_loss`` without the look at whether a variance is negative, which no graph can take."""
+    spread = var.clone() if isinstance(var, Tensor) else torch.full_like(input, var)
+    with torch.no_grad():
+        spread.clamp_(min=eps)
+    if spread.ndim == input.ndim - 1:
+        spread = spread.unsqueeze(-1)
+    each = 0.5 * (spread.log() + (input - target) ** 2 / spread) + (0.5 * math.log(2 * math.pi) if full else 0.0)
+    return {"none": each, "sum": each.sum(), "mean": each.mean()}[reduction]
+
+
+def _set_where(x: Tensor, key: Any, value: Any) -> None:
+    """``x[mask] = value``, where the value is the same however many elements the mask has: a choice between two."""
+    mask = key[0] if isinstance(key, tuple) and len(key) == 1 else key
+    rank = value.ndim if isinstance(value, Tensor) else 0
+    if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.ndim and rank <= x.ndim - mask.ndim:
+        x.copy_(torch.where(mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim)), value, x))
+    else:
+        x[key] = value
 
 
 def _inverse(input: Tensor) -> Tensor:
@@ -133,7 +182,7 @@ def masks_unread() -> Generator[None]:
         module._detect_is_causal_mask = saved
 
 
-HANDLERS: dict[Any, Pool] = {
+HANDLERS: dict[Any, Callable[..., Any]] = {
     **{f: _adaptive(1, f) for f in (F.adaptive_avg_pool1d, torch.adaptive_avg_pool1d)},
     F.batch_norm: batch_norm,
     F.adaptive_avg_pool2d: _adaptive(2, F.adaptive_avg_pool2d),
@@ -141,6 +190,9 @@ HANDLERS: dict[Any, Pool] = {
     F.interpolate: _nearest,
     F.bilinear: _bilinear,
     F.embedding_bag: _embedding_bag,
+    F.multilabel_margin_loss: _multilabel_margin,
+    F.gaussian_nll_loss: _gaussian_nll,
+    Tensor.__setitem__: _set_where,
     **dict.fromkeys((torch.linalg.inv, torch.inverse, Tensor.inverse), _inverse),
     torch.linalg.cholesky: _cholesky,
     torch.linalg.solve: _solve,

@@ -158,6 +158,14 @@ def test_a_model_that_cannot_be_copied() -> None:
         trace(model, (torch.zeros(4, 4),))
 
 
+def test_a_backward_is_refused_at_the_line_of_its_forward() -> None:
+    def chosen(m: Model, x: Tensor) -> Tensor:
+        return torch.zeros(4, 4).index_put((x > 0,), m.linear(x).mean().reshape(1)).sum()
+
+    with pytest.raises(TraceError, match=r"index_put\(\(x > 0,\)"):
+        trace(Model(chosen), (torch.randn(4, 4),))
+
+
 @pytest.mark.parametrize(("setting", "value"), [("mode", "trian"), ("dtype", "fp32")])
 def test_unknown_settings(setting: str, value: str) -> None:
     with pytest.raises(UsageError, match=value):

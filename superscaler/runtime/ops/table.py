@@ -120,7 +120,7 @@ OUT_FORMS: dict[str, Function] = {
         "aten.exp.default", "aten.mm.default", "aten.bmm.default", "aten.cat.default", "aten.pow.Tensor_Scalar",
         "aten.rsqrt.default", "aten.sum.dim_IntList", "aten.amax.default",
     )
-}  # fmt: skip
+} | {f"superscaler.{name}": OURS[name] for name in OURS if name.startswith("sleep")}  # fmt: skip
 
 # Targets that may overwrite state: the function, and per output the input whose memory it takes.
 INPLACE: dict[str, tuple[Function, tuple[int, ...]]] = {
@@ -155,8 +155,20 @@ def function(target: str) -> Function:
         return OURS[name]
     packet, _, overload = name.partition(".")
     try:
-        return getattr(getattr(getattr(torch.ops, room), packet), overload or "default")
+        found = getattr(getattr(getattr(torch.ops, room), packet), overload or "default")
     except AttributeError:
         raise SplitError(
             f"op {target} is not registered with torch", hint="import the module that registers it"
         ) from None
+    masked = any(str(a.type) == "List[bool]" for a in found._schema.arguments)
+    return _asked_for(found) if masked else found
+
+
+def _asked_for(op: Any) -> Function:
+    """An op whose results are those that a mask among its arguments asks for: the graph knows of no others."""
+
+    def asked_for(*args: Any, **kwargs: Any) -> Any:
+        found = tuple(x for x in op(*args, **kwargs) if x is not None)
+        return found[0] if len(found) == 1 else found
+
+    return asked_for

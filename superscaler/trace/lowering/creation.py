@@ -31,7 +31,7 @@ LOWERINGS: dict[str, Lowering] = {
     **{
         f"aten.{name}.default": _filled(value)
         for names, value in (
-            (("zeros", "zeros_like", "new_zeros", "empty", "empty_like", "new_empty"), 0.0),
+            (("zeros", "zeros_like", "new_zeros", "_efficientzerotensor", "empty", "empty_like", "new_empty"), 0.0),
             (("ones", "ones_like", "new_ones"), 1.0),
         )
         for name in names

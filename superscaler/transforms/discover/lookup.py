@@ -15,7 +15,7 @@ from superscaler.ir.rules import discovered, has_rule
 from superscaler.ir.rules.rule import Rule, Shape, parse_rule
 from superscaler.transforms.discover.isolate import Announce, Attempts, isolated
 from superscaler.transforms.discover.recombine import Named, kinds_of, linear_groups, named_dims
-from superscaler.transforms.discover.trial import Function, Trial, function_of, trial_of
+from superscaler.transforms.discover.trial import Function, Trial, Untried, function_of, trial_of
 
 _SECONDS = 60.0  # of one child
 _DEATHS = 32  # children that one op may end
@@ -103,6 +103,10 @@ def _answer(
     attempts = Attempts(refused, announce)
     try:
         return msgspec.json.encode(_Answer(_search(trial_of(op, ins, outs, dtypes, function, attempts), ins, outs)))
+    except Untried as error:
+        if op.target.startswith("aten."):  # a function of its operands, if it is not tagged otherwise
+            return msgspec.json.encode(_Answer(_whole(ins, outs)))
+        return msgspec.json.encode(_Answer(error=(error.what, error.details, error.hint)))
     except SplitError as error:
         return msgspec.json.encode(_Answer(error=(error.what, error.details, error.hint)))
 
@@ -115,6 +119,14 @@ def _search(trial: Trial, ins: tuple[Shape, ...], outs: tuple[Shape, ...]) -> Ru
     except SplitError:  # true of the small shapes only
         found = parse_rule(_text(trial, [], len(outs)), ins, outs, family="discovered", linear=linear)
     return Rule(found.family, found.dims, found.ins, found.outs, found.linear, discovered=True)
+
+
+def _whole(ins: tuple[Shape, ...], outs: tuple[Shape, ...]) -> Rule:
+    """The rule of an op that is not cut: whoever needs its results computes it from all of its operands."""
+    left = [[f"x{i}_{d}!" for d in range(len(shape))] for i, shape in enumerate(ins)]
+    right = [[f"y{k}_{d}!" for d in range(len(shape))] for k, shape in enumerate(outs)]
+    found = parse_rule(f"{_side(left)} -> {_side(right)}", ins, outs, family="discovered")
+    return Rule(found.family, found.dims, found.ins, found.outs, discovered=True)
 
 
 def _text(trial: Trial, dims: list[Named], outs: int) -> str:

@@ -13,13 +13,19 @@ from torch import Tensor
 
 from superscaler.errors import SplitError
 from superscaler.ir.graph import Op
-from superscaler.ir.rules import has_rule
+from superscaler.ir.rules import discovered, has_rule
 from superscaler.ir.rules.build import input_of
 from superscaler.ir.rules.rule import Shape
 from superscaler.transforms.discover.isolate import Attempts
 
 Function = Callable[..., Any]
 Outputs = list[Tensor]
+
+
+class Untried(SplitError):
+    """An op that runs on nothing that a trial gives it."""
+
+
 # What an op raises that does not run on what it is given.
 FAILURES = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
 _SMALL = (6, 4, 10, 8, 12, 9, 14, 15, 16, 18, 20, 21)
@@ -132,14 +138,14 @@ def trial_of(
             continue
         if [x.ndim for x in found[: len(outs)]] == [len(shape) for shape in outs]:
             return trial
-    if has_rule(op.target):
+    if has_rule(op.target) and not discovered.known(op.target):
         raise SplitError(
             f"op {op.target} cannot be executed to test the rule that it states",
             f"where: {op.source or op.name}",
             f"why: {reason}",
             hint="it must return new tensors, of the shapes that the rule gives",
         )
-    raise SplitError(
+    raise Untried(
         f"no split rule for op {op.target}, and none can be discovered",
         f"where: {op.source or op.name}",
         f"why: {reason}",
