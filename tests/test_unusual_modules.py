@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import pytest
 import torch
@@ -226,6 +227,39 @@ def masked_tokens() -> Case:
     ids = torch.randint(0, 11, (BATCH, 5))
     ids[2], ids[1, 2] = 3, 3
     return Masked(), (torch.randn(BATCH, 4, 6), torch.rand(BATCH, 4) > 0.6, ids)
+
+
+@lru_cache
+def table(size: int) -> tuple[Tensor, int]:
+    return torch.linspace(0, 1, size).square(), size
+
+
+class Scaled(nn.Module):
+    """A layer that keeps what it computed first, on itself and in a function's cache."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 6)
+        self.mask: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mask is None:
+            self.mask = torch.ones(6, 6).triu()
+        scale, _ = table(6)
+        return x + self.linear(x) @ self.mask.to(x) * scale.to(x)
+
+
+@case
+def remembered_tables() -> Case:
+    class Layers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(*(Scaled() for _ in range(3)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layers(x).square().mean()
+
+    return Layers(), (torch.randn(BATCH, 6),)
 
 
 PLANS = [

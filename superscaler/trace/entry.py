@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from superscaler.errors import TraceError
+from superscaler.trace.caches import forget
 from superscaler.trace.inputs import Inputs, path_key
 from superscaler.trace.remembered import OWN, Key, differing, memory_of, refuse_what_changes_again
 
@@ -40,7 +41,7 @@ class Entry(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         args, kwargs = self._inputs.call(tensors)
         before = memory_of(self.model)
-        with _unchanged(self.model):
+        with unchanged(self.model):
             self.running = True
             try:
                 output = self.model(*args, **kwargs)
@@ -58,13 +59,16 @@ class Entry(nn.Module):
     def refuse_memory(self, *tensors: Tensor) -> None:
         """Raise :class:`TraceError` for numbers, names and lists by which one forward would differ from the next."""
         args, kwargs = self._inputs.call(tensors)
-        with _unchanged(self.model):
+        with unchanged(self.model):
             refuse_what_changes_again(self.model, self.changed, lambda: self.model(*args, **kwargs))
 
 
 @contextmanager
-def _unchanged(model: nn.Module) -> Generator[None]:
-    """Undo assignments to modules; a buffer that was replaced is written to, which is what autograd's trace sees."""
+def unchanged(model: nn.Module) -> Generator[None]:
+    """Undo assignments to modules; a buffer that was replaced is written to, which is what autograd's trace sees.
+
+    What cached functions keep of it is forgotten too.
+    """
     buffers = dict(model.named_buffers(remove_duplicate=False))
     before = [(module, _attributes(module)) for module in model.modules()]
     try:
@@ -80,6 +84,7 @@ def _unchanged(model: nn.Module) -> Generator[None]:
             for name in vars(module).keys() - attributes.keys() - OWN:
                 del vars(module)[name]
             vars(module).update(attributes)
+        forget()
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
+from superscaler.trace.entry import unchanged
 from superscaler.trace.inputs import filled
 from superscaler.trace.regions import Layout
 from superscaler.trace.repeats import Template
@@ -28,7 +29,8 @@ class RegionEntry(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         args, kwargs = filled(self._template.leaves, self._template.spec, tensors)
-        output = self.model(*args, **kwargs)
+        with unchanged(self.model):
+            output = self.model(*args, **kwargs)
         results = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
         return tuple((x if i in self._present else x.detach()).clone() for i, x in enumerate(results))
 

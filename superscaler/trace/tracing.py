@@ -14,6 +14,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from superscaler.errors import SuperscalerError, TraceError, UsageError, did_you_mean
 from superscaler.ir.graph import Graph
 from superscaler.trace import transformers_masks
+from superscaler.trace.caches import caches_watched
 from superscaler.trace.capture import Tracing
 from superscaler.trace.constants import held
 from superscaler.trace.copies import fake_copy, fake_like, fake_mode_of
@@ -90,8 +91,9 @@ def trace(
     tracing = Tracing(fake, dtype == "f64", "position_ids" in inputs.tensors)
     tensors = [fake_like(tensor, fake, kind) for tensor in inputs.tensors.values()]
     entry = Entry(copied, inputs, loss, mode)
-    draft = _drafted(entry, tensors, inputs, state, tracing)
-    tracing.refuse_memory(entry, tensors)
+    with caches_watched():
+        draft = _drafted(entry, tensors, inputs, state, tracing)
+        tracing.refuse_memory(entry, tensors)
     traced = Traced(finish(draft), {**state, **{name: (name,) for name in draft.held}})
     if mode == "train" and not traced.graph.gradients:
         raise TraceError(

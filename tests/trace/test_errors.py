@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -164,6 +165,15 @@ def test_a_backward_is_refused_at_the_line_of_its_forward() -> None:
 
     with pytest.raises(TraceError, match=r"index_put\(\(x > 0,\)"):
         trace(Model(chosen), (torch.randn(4, 4),))
+
+
+def test_torch_logs_nothing_of_what_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    log.addHandler(caplog.handler)
+    with pytest.raises(TraceError, match="broadcast"):
+        trace(Model(lambda m, x: (m.linear(x) + torch.zeros(4, 7)).sum()), (torch.zeros(4, 4),))
+    log.removeHandler(caplog.handler)
+    assert not [r for r in caplog.records if r.name == log.name]
 
 
 @pytest.mark.parametrize(("setting", "value"), [("mode", "trian"), ("dtype", "fp32")])
