@@ -43,6 +43,8 @@ def pipeline_stages(
 ) -> list[Stage]:
     """Cut the model into stages and put each on one of ``groups`` of devices (row-major over ``axes``).
 
+    On devices of different speed the stages take about equal time.
+
     ``v``: stage s of 2P on group min(s, 2P-1-s); ``interleaved``: on s % P; ``bidirectional``: on groups s and P-1-s,
     which take half of the micro-batches each.
     """
@@ -55,13 +57,15 @@ def pipeline_stages(
             )
         p.split_batch(2, axis=DIRECTION)
         p.microbatches(microbatches // 2)
-        stages = p.stages(count)
-        for s, stage in enumerate(stages):
-            p.assign(stage, [*groups[s], *groups[count - 1 - s]], axes=(DIRECTION, *axes))
+        both = [[*groups[s], *groups[count - 1 - s]] for s in range(count)]
+        stages = p.stages(count, both)
+        for stage, devices in zip(stages, both, strict=True):
+            p.assign(stage, devices, axes=(DIRECTION, *axes))
         return stages
     p.microbatches(microbatches)
     shape = Shape(count * stages_per_device(placement, chunks), count, microbatches, placement)
-    stages = p.stages(shape.stages)
-    for s, stage in enumerate(stages):
-        p.assign(stage, groups[shape.device(s)], axes=axes)
+    where = [groups[shape.device(s)] for s in range(shape.stages)]
+    stages = p.stages(shape.stages, where)
+    for stage, devices in zip(stages, where, strict=True):
+        p.assign(stage, devices, axes=axes)
     return stages

@@ -18,7 +18,7 @@ from superscaler.ir.task import Turn
 from superscaler.plans.assignment import WHOLE, Part, Parts, Place
 from superscaler.plans.directives import directives
 from superscaler.plans.record import Record, digit_of
-from superscaler.plans.stages import in_layers, layer_runs, weight
+from superscaler.plans.stages import in_layers, layer_runs, speeds, weight
 from superscaler.plans.view import GraphView, Stage
 from superscaler.scheduler.constructive import schedules
 from superscaler.transforms.cut import cut
@@ -43,9 +43,15 @@ class Planner(GraphView):
             raise PlanError(f"microbatches must be at least 1, not {count}", hint="microbatches=1: the whole batch")
         self._said.microbatches = count
 
-    def stages(self, count: int) -> list[Stage]:
-        """Cut the forward ops into ``count`` consecutive stages of about equal cost."""
-        runs = cut(self.graph, self.forward, whole(count, "stages"), partial(weight, graph=self.graph))
+    def stages(self, count: int, devices: Sequence[Sequence[int]] = ()) -> list[Stage]:
+        """Cut the forward ops into ``count`` consecutive stages of about equal cost.
+
+        ``devices``: those of each stage, where they differ in speed: the stages then take about equal time there.
+        """
+        if devices and len(devices) != whole(count, "stages"):
+            raise PlanError(f"devices of {len(devices)} stages for {count} stages", hint="a group for each stage")
+        fast = speeds(self.graph, self.forward, self.cluster, devices) if devices else ()
+        runs = cut(self.graph, self.forward, whole(count, "stages"), partial(weight, graph=self.graph), fast)
         self._stages = [Stage(self, i, tuple(run)) for i, run in enumerate(runs)]
         return self._stages
 

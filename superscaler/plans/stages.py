@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from superscaler.errors import PlanError
 from superscaler.ir.argument import whole
+from superscaler.ir.cluster import Cluster
 from superscaler.ir.graph import Graph, Op
+from superscaler.ir.layout import Space
 from superscaler.ir.rules import rule_for
-from superscaler.scheduler.cost import operations, slept
+from superscaler.scheduler.cost import op_seconds, operations, slept
 from superscaler.transforms.blocks import layer_of
 
 
@@ -19,6 +21,18 @@ def weight(op: Op, graph: Graph) -> float:
     rule = rule_for(op, graph)
     size = sum(graph.tensor[n].bytes for n in (*op.inputs, *op.outputs))
     return operations(op, rule) + (0.0 if rule.family == "view" else 4.0 * size)
+
+
+def speeds(graph: Graph, forward: Sequence[Op], cluster: Cluster, groups: Sequence[Sequence[int]]) -> list[float]:
+    """How fast the slowest device of each group runs ``forward``; 1 is the fastest of all."""
+    kinds = {cluster.devices[device] for group in groups for device in group}
+    if len(kinds) == 1:
+        return [1.0] * len(groups)
+    seconds = {
+        kind: sum(op_seconds(op, graph, (), Space((), ()), cluster.kinds[kind]) for op in forward) for kind in kinds
+    }
+    slowest = [max(seconds[cluster.devices[device]] for device in group) for group in groups]
+    return [min(slowest) / time for time in slowest]
 
 
 def layer_runs(graph: Graph, forward: Sequence[Op], count: int) -> list[list[Op]]:

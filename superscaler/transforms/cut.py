@@ -7,16 +7,22 @@ from itertools import accumulate, pairwise
 
 from superscaler.errors import PlanError
 from superscaler.ir.graph import Graph, Op
+from superscaler.transforms.blocks import layer_of
 
 NEAR = 1.25
 """How much costlier than the least the costliest stage may be, for less to cross between stages."""
+EVEN = 1.01
+"""And for stages to end where layers do."""
 
 
-def cut(graph: Graph, ops: Sequence[Op], count: int, cost: Callable[[Op], float]) -> list[list[Op]]:
+def cut(
+    graph: Graph, ops: Sequence[Op], count: int, cost: Callable[[Op], float], speeds: Sequence[float] = ()
+) -> list[list[Op]]:
     """``ops`` (in order) in ``count`` consecutive runs, the costliest as cheap as possible.
 
-    Cuts are made only where the bytes that cross are at a local minimum: between layers, not inside them. Raises
-    :class:`PlanError` if there are fewer such places than cuts.
+    ``speeds``: what the cost of each run is divided by; by default 1. Cuts are made only where the bytes that cross are
+    at a local minimum: between layers, not inside them. Raises :class:`PlanError` if there are fewer such places than
+    cuts.
     """
     if count < 1:
         raise PlanError(f"a pipeline needs at least one stage, not {count}", hint="one stage: no pipeline")
@@ -36,7 +42,8 @@ def cut(graph: Graph, ops: Sequence[Op], count: int, cost: Callable[[Op], float]
             hint=f"at most {len(places) + 1} stages",
         )
     prefix = [0.0, *accumulate(costs)]
-    edges = [0, *_narrow(places, crossing, prefix, count), len(ops)]
+    borders = {i for i in places if layer_of(ops[i - 1].module) != layer_of(ops[i].module)}
+    edges = [0, *_narrow(places, borders, crossing, prefix, speeds or (1.0,) * count), len(ops)]
     return [list(ops[a:b]) for a, b in pairwise(edges)]
 
 
@@ -66,31 +73,40 @@ def _distinct(places: list[int], crossing: list[int], costs: Sequence[float]) ->
     ]
 
 
-def _narrow(places: list[int], crossing: list[int], prefix: list[float], count: int) -> list[int]:
+def _narrow(
+    places: list[int], borders: set[int], crossing: list[int], prefix: list[float], speeds: Sequence[float]
+) -> list[int]:
     """The places to cut at: as narrow as can be with the costliest stage near the least that it can be."""
     found: list[tuple[float, list[int]]] = []
     for width in sorted({crossing[i] for i in places}):
         narrow = [i for i in places if crossing[i] <= width]
-        if len(narrow) >= count - 1:
-            cuts = _best(narrow, prefix, count)
-            edges = [0, *cuts, len(prefix) - 1]
-            found.append((max(prefix[b] - prefix[a] for a, b in pairwise(edges)), cuts))
-            if found[-1][0] <= NEAR * prefix[-1] / count:
+        if len(narrow) >= len(speeds) - 1:
+            found.append(_even([i for i in narrow if i in borders], _best(narrow, prefix, speeds), prefix, speeds))
+            if found[-1][0] <= NEAR * prefix[-1] / sum(speeds):
                 break
     least = min(cost for cost, _ in found)
     return next(cuts for cost, cuts in found if cost <= NEAR * least)
 
 
-def _best(places: list[int], prefix: list[float], count: int) -> list[int]:
-    """The ``count - 1`` places that make the costliest run cheapest (dynamic programming)."""
-    best: list[tuple[float, list[int]]] = [(prefix[i], [i]) for i in places]
-    for _ in range(count - 2):
+def _even(
+    borders: list[int], best: tuple[float, list[int]], prefix: list[float], speeds: Sequence[float]
+) -> tuple[float, list[int]]:
+    """The best cuts, or those between layers if they are hardly worse."""
+    tidy = _best(borders, prefix, speeds) if len(borders) >= len(speeds) - 1 else best
+    return tidy if tidy[0] <= EVEN * best[0] else best
+
+
+def _best(places: list[int], prefix: list[float], speeds: Sequence[float]) -> tuple[float, list[int]]:
+    """The places, one less than ``speeds``, that make the costliest run cheapest (dynamic programming); its cost."""
+    first, *inner, last = speeds
+    best: list[tuple[float, list[int]]] = [(prefix[i] / first, [i]) for i in places]
+    for speed in inner:
         longer: list[tuple[float, list[int]]] = []
         for k, i in enumerate(places):
-            found = [(max(c, prefix[i] - prefix[p[-1]]), p) for c, p in best[:k] if p]
+            found = [(max(c, (prefix[i] - prefix[p[-1]]) / speed), p) for c, p in best[:k] if p]
             least = min(found, key=lambda e: e[0], default=(float("inf"), list[int]()))
             longer.append((least[0], [*least[1], i] if least[1] else []))
         best = longer
     total = prefix[-1]
-    final = [(max(c, total - prefix[p[-1]]), p) for c, p in best if p]
-    return min(final, key=lambda e: e[0])[1]
+    final = [(max(c, (total - prefix[p[-1]]) / last), p) for c, p in best if p]
+    return min(final, key=lambda e: e[0])
