@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,7 +34,7 @@ def schedule(
 def read_costs(path: Path) -> dict[str, tuple[int, ...]]:
     """The lists ``forward``, ``backward``, ``weight`` (per stage) and ``speed`` (per device) of a ``--costs`` file."""
     try:
-        read: object = json.loads(path.read_text())
+        read: object = json.loads(path.read_text(), object_pairs_hook=_once)
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"cannot read costs from {path}", str(error), hint="a JSON object of lists") from None
     if not isinstance(read, dict):
@@ -47,6 +48,14 @@ def read_costs(path: Path) -> dict[str, tuple[int, ...]]:
             raise ScheduleError(f"{path}: {name} is not a list of integers", hint="integers, one per stage or device")
         costs[name] = tuple(cast(list[int], numbers))
     return costs
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object whose entries each come once."""
+    twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+    if twice:
+        raise ValueError(f"entry {twice[0]!r} comes twice")
+    return dict(pairs)
 
 
 def to_json(table: PipelineTimetable) -> dict[str, Any]:
