@@ -296,3 +296,23 @@ def test_an_op_that_is_asked_for_some_of_its_results_only(plan: tuple[str, int])
     subject = Subject(Warped(), (torch.randn(BATCH, 1, 5, 5), torch.randn(BATCH, 4)))
     discover_missing(subject.traced.graph)
     subject.assert_exact(*plan)
+
+
+@pytest.mark.parametrize("schedule", ["zb_v", "dualpipe_v"])
+def test_what_no_parameter_reaches_is_there_for_the_first_stage_of_a_device_that_reads_it(schedule: str) -> None:
+    """A graph's adjacency is transposed in the backward, for several stages of one device."""
+
+    class Convolutions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(4))
+
+        def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+            near = adjacency / adjacency.sum(-1, keepdim=True)
+            for layer in self.layers:
+                x = torch.tanh(near @ layer(x))
+            return x.square().mean()
+
+    torch.manual_seed(0)
+    subject = Subject(Convolutions(), (torch.randn(BATCH, 4, 6), torch.rand(BATCH, 4, 4)))
+    subject.assert_exact(f"pipeline:stages=4,microbatches=4,schedule={schedule}", 2)

@@ -145,9 +145,10 @@ def _gaussian_nll(
 
 def _set_where(x: Tensor, key: Any, value: Any) -> None:
     """``x[mask] = value``, where the value is the same however many elements the mask has: a choice between two."""
-    mask = key[0] if isinstance(key, tuple) and len(key) == 1 else key
-    rank = value.ndim if isinstance(value, Tensor) else 0
-    if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.ndim and rank <= x.ndim - mask.ndim:
+    mask: Any = key[0] if type(key) is tuple and len(key) == 1 else key  # pyright: ignore[reportUnknownArgumentType,reportUnknownVariableType]
+    rank = value.ndim if isinstance(value, Tensor) else 0 if isinstance(value, int | float) else x.ndim
+    masks = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.ndim > 0
+    if masks and rank <= x.ndim - mask.ndim and mask.shape == x.shape[: mask.ndim]:
         x.copy_(torch.where(mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim)), value, x))
     else:
         x[key] = value

@@ -163,16 +163,17 @@ class _Placer:
         for op in reversed(self.graph.ops):
             if op.name not in found:
                 readers = {s for name in op.outputs for c in self.graph.consumers[name] for s in used.get(c.name, ())}
-                found[op.name] = self._one_per_mesh(readers or {0})
+                found[op.name] = self._one_per_mesh(readers or {0}, op)
             used[op.name] = set(found[op.name])
         for tensor in self.graph.tensors:
             if tensor.kind in ("buffer", "cache", "parameter", "optimizer") and tensor.name not in self.home_stage:
                 readers = [s for c in self.graph.consumers[tensor.name] for s in found[c.name]]
                 self.home_stage[tensor.name] = min(readers, default=0)
 
-    def _one_per_mesh(self, stages: set[int]) -> tuple[int, ...]:
+    def _one_per_mesh(self, stages: set[int], op: Op) -> tuple[int, ...]:
+        """Of each mesh the stage that runs first: the backward comes to the last one first."""
         seen: dict[str, int] = {}
-        for stage in sorted(stages):
+        for stage in sorted(stages, reverse=op.phase == "backward"):
             seen.setdefault(self.stage_mesh[stage], stage)
         return tuple(seen.values())
 
