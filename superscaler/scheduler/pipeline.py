@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from superscaler.errors import ScheduleError, UsageError, did_you_mean
+from superscaler.ir.argument import limits, whole, whole_or_several, wholes
 from superscaler.scheduler.constructive import PLACEMENTS, Shape
-from superscaler.scheduler.given import integer, integers, limits, one_or_several
 from superscaler.scheduler.problem import Edge, Job, Problem
 
 COMPUTE = "compute"
@@ -76,15 +76,15 @@ class PipelineProblem:
         self._per("device", "max_activations", [1 if limit is None else limit for limit in self.limits], devices)
 
     def _take_integers(self) -> None:
-        """Lists are taken as well as tuples, integers of any type; :class:`ScheduleError` for anything else."""
+        """Lists are taken as well as tuples, integers of any type; :class:`UsageError` for anything else."""
         put = partial(object.__setattr__, self)
         for name in ("stages", "microbatches", "comm"):
-            put(name, integer(name, getattr(self, name)))
+            put(name, whole(getattr(self, name), name))
         for kind in KINDS:
-            put(kind, one_or_several(kind, getattr(self, kind)))
-        put("max_activations", limits("max_activations", self.max_activations))
-        put("devices", None if self.devices is None else integer("devices", self.devices))
-        put("speed", integers("speed", self.speed))
+            put(kind, whole_or_several(getattr(self, kind), kind))
+        put("max_activations", limits(self.max_activations, "max_activations"))
+        put("devices", None if self.devices is None else whole(self.devices, "devices"))
+        put("speed", wholes(self.speed, "speed"))
 
     @staticmethod
     def _per(what: str, name: str, values: Sequence[int], count: int) -> None:

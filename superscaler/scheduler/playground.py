@@ -9,9 +9,9 @@ from typing import Any, cast
 
 from superscaler.errors import ScheduleError, UsageError
 from superscaler.scheduler.certified import named_pipeline, solve_pipeline
-from superscaler.scheduler.given import check_search
 from superscaler.scheduler.pipeline import KINDS, PipelineProblem
 from superscaler.scheduler.pipeline_timetable import PipelineTimetable
+from superscaler.scheduler.solve import check_search
 
 SOLVE = "solve"
 _COSTS = (*KINDS, "speed")

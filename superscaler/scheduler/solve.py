@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from time import monotonic
 
-from superscaler.errors import InfeasiblePlan, ScheduleError
+from superscaler.errors import InfeasiblePlan, ScheduleError, UsageError
+from superscaler.ir.argument import whole
 from superscaler.scheduler.bounds import Bound, closed_form
 from superscaler.scheduler.explain import hopeless, infeasible
 from superscaler.scheduler.initial import Known, best, constructive
@@ -68,6 +69,14 @@ def solve(
             seconds=monotonic() - began,
         ),
     )
+
+
+def check_search(time_limit: object, seed: object) -> None:
+    """Raise unless a search can be limited to ``time_limit`` (None, or 0 or more seconds) and started at ``seed``."""
+    whole(seed, "seed")
+    number = isinstance(time_limit, int | float) and time_limit >= 0
+    if time_limit is not None and not number:
+        raise UsageError(f"time limit: {time_limit!r}", "no search can take that long", hint="0 or more seconds")
 
 
 def _found(problem: Problem, seed: int, time_limit: float | None) -> Known:

@@ -14,13 +14,12 @@ from superscaler.scheduler.bounds import Bound, closed_form
 from superscaler.scheduler.certified import solve_flow
 from superscaler.scheduler.entry_problem import EntryProblem, entry_problem
 from superscaler.scheduler.explain import hopeless
-from superscaler.scheduler.given import check_search
 from superscaler.scheduler.initial import best, constructive
 from superscaler.scheduler.listing import list_schedule
 from superscaler.scheduler.prefetch import fetched_late
 from superscaler.scheduler.problem import Certificate, Problem, makespan
 from superscaler.scheduler.profile import Profile
-from superscaler.scheduler.solve import solve
+from superscaler.scheduler.solve import check_search, solve
 from superscaler.scheduler.stage_flow import StageFlow, orders_of, stage_flow
 from superscaler.scheduler.stage_orders import fitting, lane_orders, starts_under, weave
 from superscaler.transforms.blocks import Lowered
