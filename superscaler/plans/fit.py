@@ -35,7 +35,7 @@ _TIGHTER = 0.98
 _PATIENCE = 60.0
 """Seconds after which no further change is tried."""
 _DOUBLINGS = 3
-_HALVINGS = 7
+_HALVINGS = 5
 
 Change = Callable[[Planner], None]
 

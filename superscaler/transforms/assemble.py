@@ -338,10 +338,16 @@ def _even(layout: Layout, space: Space) -> bool:
 
 
 def with_state(entry: Entry, state: tuple[StateTensor, ...], space: Space) -> Entry:
-    """The entry with the plan's whole state in every program's peak: optimizer state is held while evaluating too."""
+    """The entry with the plan's whole state in every program's peak: optimizer state is held while evaluating too.
+
+    The inputs lie beside it all the while, so the peak is no less than state, arena and inputs.
+    """
     programs: list[Program] = []
     for program in entry.programs:
+        values = [program.values[v] for v in program.inputs.values()]
+        tensors = [(entry.graph.tensor[v.tensor], v.layout) for v in values]
+        inputs = sum(held(t.shape, t.dtype, layout, space, program.workers) for t, layout in tensors)
         mine = [s for s in state if s.memory == "device" and program.workers[0] in space.mesh(s.layout.mesh).devices]
         size = sum(aligned(held(s.shape, s.dtype, s.layout, space, program.workers)) for s in mine)
-        programs.append(msgspec.structs.replace(program, peak=program.peak + size))
+        programs.append(msgspec.structs.replace(program, peak=size + max(program.peak, program.arena + inputs)))
     return msgspec.structs.replace(entry, programs=tuple(programs))

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import cache
 
 import pytest
+import torch
+from torch import nn
 
 import superscaler as ss
 from superscaler.api import compile_graphs
@@ -108,3 +110,17 @@ def test_the_number_of_micro_batches_that_is_named_is_the_least() -> None:
     assert count > 4
     assert peak(compiled(f"pipeline:stages=2,microbatches={count}", limit)) <= limit
     assert said(lambda: compiled(f"pipeline:stages=2,microbatches={count - 1}", limit)).hint
+
+
+@pytest.mark.parametrize("plan", ["data_parallel:ways=1", "pipeline:stages=2,microbatches=4"])
+def test_inputs_count_where_they_are_most_of_what_is_held(plan: str) -> None:
+    model = nn.Sequential(nn.Linear(256, 2), nn.Tanh(), nn.Linear(2, 2))
+    wide = trace(model, (torch.randn(64, 256),), loss=torch.sum).graph
+
+    def compiled(memory: int) -> ss.Plan:
+        return compile_graphs({"train": wide}, ss.Cluster.local(2, memory=memory / GIB), parse(plan))
+
+    enough = peak(compiled(GIB))
+    assert enough > 64 * 256 * 4
+    assert peak(compiled(enough)) == enough
+    assert said(lambda: compiled(enough - 64)).hint
