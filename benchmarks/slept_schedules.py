@@ -36,15 +36,16 @@ from torch.distributed.pipelining.schedules import ScheduleDualPipeV, ScheduleZB
 
 from benchmarks.schedule import Line, write
 from superscaler.api import compile as compile_plan
-from superscaler.ir.cluster import Cluster
+from superscaler.ir.cluster import Cluster, Link
 from superscaler.ir.plan import Plan
+from superscaler.runtime.distributed import connect, serve
 from superscaler.runtime.launch import launch
-from superscaler.runtime.links import Measured, measure_link
+from superscaler.runtime.links import measure_link
+from superscaler.runtime.moves import Measured, measure_moves
 from superscaler.runtime.ops import sleep
 from superscaler.runtime.ops.sleeping import slept
-from superscaler.runtime.profile import Bodies, measure_blocks, this_machine
-from superscaler.runtime.worker import WorkerOptions
 from superscaler.scheduler import Job, Problem, list_schedule, makespan
+from superscaler.scheduler.machine import this_machine
 from superscaler.scheduler.profile import Profile
 from superscaler.scheduler.profiled import durations
 from superscaler.scheduler.replay import replay
@@ -88,27 +89,31 @@ class Ran:
 
 
 class Layer(nn.Module):
-    """Wide inside, so that stages are cut between layers. Its weight gradient sleeps by itself, behind ``scale``."""
+    """Sleeps in its forward, for its input's gradient and, behind ``scale``, for its weight's; nothing else to do."""
 
     def __init__(self, milliseconds: float) -> None:
         super().__init__()
-        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
-        self.scale, self.milliseconds = nn.Parameter(torch.ones(4 * WIDTH)), milliseconds
+        self.scale, self.milliseconds = nn.Parameter(torch.ones(WIDTH)), milliseconds
 
     def forward(self, x: Tensor) -> Tensor:
-        inside = sleep(self.up(x), self.milliseconds, self.milliseconds)
-        return self.down(inside * sleep(self.scale, 0.0, self.milliseconds))
+        return sleep(x, self.milliseconds, self.milliseconds) * sleep(self.scale, 0.0, self.milliseconds)
 
 
 class Slept(nn.Module):
-    """A layer per stage and a sum."""
+    """A layer per stage and a loss, of which every backward needs all of the forward. A bias stands in front, so that
+    the first stage, too, has an input gradient."""
 
     def __init__(self, stages: int) -> None:
         super().__init__()
+        self.bias = nn.Parameter(torch.zeros(WIDTH))
         self.layers = nn.Sequential(*(Layer(MILLISECONDS * DEVICES / stages) for _ in range(stages)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x).sum()
+        return loss(self.layers(x + self.bias))
+
+
+def loss(x: Tensor) -> Tensor:
+    return x.square().sum()
 
 
 def planned(schedule: str, placement: str, microbatches: int) -> tuple[Plan, nn.Module, Tensor]:
@@ -122,30 +127,42 @@ def planned(schedule: str, placement: str, microbatches: int) -> tuple[Plan, nn.
 
 
 @cache
-def link() -> Measured:
+def link() -> Link:
     """What moving a message takes here."""
     return measure_link("cpu", DEVICES)
 
 
 @cache
-def crew() -> ProcessPoolExecutor:
-    """As many processes as there are workers."""
-    return ProcessPoolExecutor(DEVICES, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,))
+def store() -> Any:
+    """Where the processes of the crew find each other."""
+    return serve(DEVICES, limit=120)
 
 
-def bodies(plan: Plan) -> Bodies:
-    """What task bodies take here, by as many processes at once as there are workers: a machine that runs something
-    else for a moment is not taken for one that is slow."""
-    found = list(crew().map(measure_blocks, *zip(*[(plan, WorkerOptions(), 4)] * DEVICES, strict=True)))
-    seconds = {key: statistics.mean(each.seconds[key] for each in found) for key in found[0].seconds}
-    return Bodies(seconds, statistics.mean(each.posting for each in found))
+@cache
+def crew() -> list[ProcessPoolExecutor]:
+    """A process for every worker, connected to the others."""
+    found = [ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) for _ in range(DEVICES)]
+    for joined in [pool.submit(join, worker, store().port) for worker, pool in enumerate(found)]:
+        joined.result(120)
+    return found
+
+
+def join(worker: int, port: int) -> None:
+    torch.set_num_threads(1)
+    connect(worker, DEVICES, "127.0.0.1", port, device=torch.device("cpu"), limit=120)
+
+
+def measured(plan: Plan, worker: int) -> Measured:
+    with torch.no_grad():
+        return measure_moves(plan, worker, DEVICES, limit=120)
 
 
 def predict(plan: Plan) -> float:
-    """The milliseconds of a step: the plan's Programs replayed with its task bodies and this machine's link."""
-    found = bodies(plan)
-    post = link().post + found.posting
-    here = Profile(this_machine(plan.workers), plan.cluster.device(0), link().link, {}, found.seconds, post)
+    """The milliseconds of a step: the plan's Programs replayed with its task bodies, what communication takes of a
+    worker, and the link, all measured on this machine; the first two by as many processes as there are workers."""
+    all_found = [pool.submit(measured, plan, worker) for worker, pool in enumerate(crew())]
+    found = all_found[0].result(240)
+    here = Profile(this_machine(plan.workers), plan.cluster.device(0), link(), {}, found.blocks, found.post)
     run = replay(plan.entries["train"], durations(plan, "train", here), post=round(here.post * 1e6))
     return max(end for ends in run.ends for end in ends) / 1000
 
@@ -189,15 +206,15 @@ class Nap(torch.autograd.Function):
 class Half(nn.Module):
     """The same layer for autograd: the sleep of the weight gradient stands on the parameter's path alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: bool) -> None:
         super().__init__()
-        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
-        self.scale = nn.Parameter(torch.ones(4 * WIDTH))
+        self.bias = nn.Parameter(torch.zeros(WIDTH)) if first else None
+        self.scale = nn.Parameter(torch.ones(WIDTH))
 
     def forward(self, x: Tensor) -> Tensor:
         half = MILLISECONDS / 2
         nap: Callable[..., Tensor] = Nap.apply  # pyright: ignore[reportAssignmentType]
-        return self.down(nap(self.up(x), half, half) * nap(self.scale, 0.0, half))
+        return nap(x if self.bias is None else x + self.bias, half, half) * nap(self.scale, 0.0, half)
 
 
 def torch_rank(rank: int, which: str, microbatches: int, port: int, commands: Any, told: Any) -> None:
@@ -210,8 +227,10 @@ def torch_rank(rank: int, which: str, microbatches: int, port: int, commands: An
     for index in (rank, count - 1 - rank):
         example = torch.randn(1, WIDTH, requires_grad=index > 0)
         output = torch.randn(1, WIDTH, requires_grad=True)
-        stages.append(PipelineStage(Half(), index, count, device, input_args=(example,), output_args=(output,)))
-    schedule: Any = TORCH[which](stages, microbatches, loss_fn=lambda out, _: out.sum())
+        stages.append(
+            PipelineStage(Half(index == 0), index, count, device, input_args=(example,), output_args=(output,))
+        )
+    schedule: Any = TORCH[which](stages, microbatches, loss_fn=lambda out, _: loss(out))
     x = torch.randn(microbatches, WIDTH)
     if rank == 0:
         told.put(least(schedule.pipeline_order))

@@ -161,11 +161,11 @@ class GraphView:
 
 
 def trained_forward(graph: Graph) -> tuple[Op, ...]:
-    """The forward ops that depend on a parameter, in order."""
+    """The forward ops that depend on a parameter, or sleep in the place of one that does, in order."""
     tainted = {t.name for t in graph.tensors if t.kind == "parameter"}
     found: list[Op] = []
     for op in graph.ops:
-        if any(name in tainted for name in op.inputs):
+        if op.target.startswith("superscaler.sleep") or any(name in tainted for name in op.inputs):
             tainted.update(op.outputs)
             if op.phase == "forward":
                 found.append(op)

@@ -6,8 +6,7 @@ it and returns a :class:`Handle`; nothing blocks before ``Handle.wait``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -17,8 +16,7 @@ Key = tuple[int, int]
 Group = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Posted:
+class Posted(NamedTuple):
     """What a handle stands for, for messages."""
 
     kind: str

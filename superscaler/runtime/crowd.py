@@ -1,4 +1,4 @@
-"""What workers of this machine do to each other: collectives between them, and how much longer tasks take when several
+"""What workers of this machine do to each other: what passes between them, and how much longer tasks take when several
 compute at once. One process per worker; all measure together.
 
 Run as a program (``python -m superscaler.runtime.crowd WORKER PORT PLAN``) it is one of them.
@@ -30,9 +30,13 @@ _LIMIT = 300.0  # seconds for all of it
 
 
 class Crowd(msgspec.Struct, frozen=True):
-    """``moves``: seconds of collectives by key; ``slowdown``: by how many workers compute at once."""
+    """``moves``: seconds of collectives by key; ``blocks``: of task bodies, with all workers beside each other;
+    ``post``: of a worker's own time that one end of a communication takes; ``slowdown``: by how many workers compute
+    at once."""
 
     moves: dict[str, float]
+    blocks: dict[str, float]
+    post: float
     slowdown: dict[int, float]
 
 
@@ -61,12 +65,12 @@ def _main(worker: int, port: int, path: str) -> None:
             seconds = _together(plan, worker, workers)
             slowdown = {busy: max(1.0, taken / seconds[1]) if seconds[1] else 1.0 for busy, taken in seconds.items()}
             # Simulation slows down what workers do side by side, their collectives included.
-            moves = measure_moves(plan, worker, workers, limit=_LIMIT)
-            moves = {key: taken / slowdown[workers] for key, taken in moves.items()}
+            found = measure_moves(plan, worker, workers, limit=_LIMIT)
+            moves = {key: taken / slowdown[workers] for key, taken in found.moves.items()}
     finally:
         disconnect()
     if worker == 0:
-        print(msgspec.json.encode(Crowd(moves, slowdown)).decode())
+        print(msgspec.json.encode(Crowd(moves, found.blocks, found.post, slowdown)).decode())
 
 
 def _entry(plan: Plan) -> str:

@@ -32,6 +32,8 @@ class CommunicationFailed(WorkerError):
 class _Working:
     """A communication that ``torch.distributed`` carries out."""
 
+    __slots__ = ("held", "limit", "posted", "work", "worker")
+
     def __init__(self, posted: Posted, worker: int, work: Any, limit: timedelta, held: Holders) -> None:
         self.posted = posted
         self.held = held
@@ -102,7 +104,8 @@ class DistributedComm:
         self.limit = timedelta(seconds=limit)
         self.stride = max(entry.microbatches for entry in plan.entries.values())
         everyone = tuple(range(plan.workers))
-        self.groups: dict[Group, Any] = {everyone: dist.group.WORLD}
+        self.world: Any = dist.group.WORLD
+        self.groups: dict[Group, Any] = {everyone: self.world}
         for group in groups_of(plan):
             if group not in self.groups:
                 self.groups[group] = dist.new_group(list(group), timeout=self.limit)
@@ -115,11 +118,11 @@ class DistributedComm:
 
     def send(self, tensor: Tensor, peer: int, key: Key) -> Handle:
         held = holders(tensor)
-        return self._handle("send", key, (peer,), dist.isend(tensor, peer, tag=self._tag(key)), held)
+        return self._handle("send", key, (peer,), self.world.send([tensor], peer, self._tag(key)), held)
 
     def recv(self, tensor: Tensor, peer: int, key: Key) -> Handle:
         held = holders(tensor)
-        return self._handle("receive", key, (peer,), dist.irecv(tensor, peer, tag=self._tag(key)), held)
+        return self._handle("receive", key, (peer,), self.world.recv([tensor], peer, self._tag(key)), held)
 
     def all_reduce(self, tensor: Tensor, kind: PartialKind, group: Group, key: Key) -> Handle:
         held = holders(tensor)

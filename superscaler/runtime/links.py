@@ -6,7 +6,7 @@ Run as a program (``python -m superscaler.runtime.links WORKER PORT DEVICE WORKE
 from __future__ import annotations
 
 import sys
-from statistics import mean, median
+from statistics import median
 from time import perf_counter, sleep
 
 import msgspec
@@ -22,14 +22,7 @@ _BETWEEN, _WORK = 0.01, 4 << 20  # seconds, and bytes, that a worker is busy wit
 _LIMIT = 120.0  # seconds for all of it
 
 
-class Measured(msgspec.Struct, frozen=True):
-    """``link`` between two workers; ``post``: seconds of a worker's own time that posting one end takes."""
-
-    link: Link
-    post: float
-
-
-def measure_link(device: str, workers: int = 2) -> Measured:
+def measure_link(device: str, workers: int = 2) -> Link:
     """Between two of ``workers`` workers of this machine, all pairs at once: an even number that it has GPUs for.
 
     Raises :class:`RunError` if a process fails or takes too long.
@@ -37,7 +30,7 @@ def measure_link(device: str, workers: int = 2) -> Measured:
     most = MOST if device == "cpu" else torch.cuda.device_count()
     count = max(2, min(workers, most) // 2 * 2)
     found = together("superscaler.runtime.links", count, [device, str(count)], limit=_LIMIT, doing="measuring the link")
-    return msgspec.json.decode(found, type=Measured)
+    return msgspec.json.decode(found, type=Link)
 
 
 def _main(worker: int, port: int, kind: str, workers: int) -> None:
@@ -46,33 +39,12 @@ def _main(worker: int, port: int, kind: str, workers: int) -> None:
     try:
         short, long = _seconds(worker, SMALL, device, 40), _seconds(worker, LARGE, device, 10)
         arriving = _arriving(worker, 200) if kind == "cpu" else short
-        post = _posting(worker, device, 100)
     finally:
         disconnect()
     if worker == 0:
         bandwidth = (LARGE - SMALL) / max(long - short, 1e-9)
         link = Link("measured", bandwidth, max(arriving - SMALL / bandwidth, 0.0))
-        print(msgspec.json.encode(Measured(link, post)).decode())
-
-
-def _posting(worker: int, device: torch.device, times: int) -> float:
-    """What sending, or receiving, takes a worker that has done something else before: to post it, and later, when it
-    is over, to find that so."""
-    message, data = torch.zeros(SMALL, dtype=torch.uint8, device=device), torch.zeros(_WORK // 4)
-    found: list[float] = []
-    for turn in range(times + 2):
-        dist.barrier()  # workers of a pipeline end their tasks together
-        _compute(data)
-        start = perf_counter()
-        post = dist.isend if (turn + worker) % 2 else dist.irecv
-        work = post(message, worker ^ 1)
-        posted = perf_counter() - start
-        _compute(data)
-        start = perf_counter()
-        if work is not None:
-            work.wait()
-        found.append(posted + perf_counter() - start)
-    return mean(sorted(found[2:])[: times * 9 // 10])
+        print(msgspec.json.encode(link).decode())
 
 
 def _compute(data: torch.Tensor) -> None:

@@ -1,15 +1,16 @@
-"""What collectives cost where a plan has them: after what comes before them, with workers that do not arrive together.
+"""What tasks and communication take where a plan has them: after what comes before them, on workers that come together.
 
-A crew of workers runs the Programs of a plan, one role after the other, all of them the same one: sends and receives
-are rehearsed, collectives are carried out. Repeated by itself, a collective takes less than it takes there.
+A crew of workers runs the Programs of a plan, one role after the other, all of them the same one. Collectives are
+carried out in groups of the crew, and every message goes to a neighbour in it, which keeps the crew in step. Repeated
+by itself, on a processor that does nothing else, all of this takes less than it takes there.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
-from statistics import median
-from time import perf_counter
+from collections.abc import Callable, Iterable, Sequence
+from statistics import mean, median
+from time import perf_counter, perf_counter_ns
 
 import msgspec
 import torch
@@ -18,10 +19,11 @@ from torch import Tensor
 
 from superscaler.ir.layout import PartialKind
 from superscaler.ir.plan import Plan
-from superscaler.ir.program import Collective, Program
+from superscaler.ir.program import Collective, Program, Recv, Send
 from superscaler.runtime.comm import Comm, Group, Handle, Key
 from superscaler.runtime.distributed import DistributedComm
 from superscaler.runtime.execution import Execution
+from superscaler.runtime.gaps import Times, gaps
 from superscaler.runtime.rehearsal import OVER, Rehearsal
 from superscaler.runtime.worker import WorkerOptions, make_worker
 from superscaler.scheduler.keys import Keys, move_key
@@ -30,28 +32,83 @@ _LEAST = 1.5  # seconds that the runs of a Program take together
 _RUNS = (3, 40)  # how many there are
 
 
-def measure_moves(plan: Plan, worker: int, workers: int, *, limit: float) -> dict[str, float]:
-    """Seconds of every distinct collective over at most ``workers``, by key: of its typical run, with its waiting.
+class Measured(msgspec.Struct, frozen=True):
+    """Seconds. ``moves``: of collectives by key, with their waiting; ``blocks``: of task bodies by key; ``post``: of a
+    worker's own time that one end of a communication takes, from one task to the next, without waiting for the peer."""
 
-    Called by each of ``workers`` processes at once, which must be connected. ``limit``: seconds that a wait may take.
+    moves: dict[str, float]
+    blocks: dict[str, float]
+    post: float
+
+
+def measure_moves(plan: Plan, worker: int, workers: int, *, limit: float) -> Measured:
+    """What the tasks and the communication of ``plan`` take in a crew of at most ``workers``.
+
+    Called by each of ``workers`` processes at once, which must be connected; the same for all of them. ``limit``:
+    seconds that a wait may take.
     """
     comm = _comm(plan, worker, workers, limit)
-    found: dict[str, list[float]] = {}
+    moves: dict[str, list[float]] = defaultdict(list)
+    blocks: dict[str, list[float]] = defaultdict(list)
+    posts: list[float] = []
+    waits: list[float] = []
     for name, entry in plan.entries.items():
         for program in entry.programs:
-            keys = _keyed(Keys(plan, entry, program))
-            wanted = {key for key in keys.values() if 1 < int(key.split()[1]) <= workers}
-            if wanted <= found.keys():
+            keys = Keys(plan, entry, program)
+            meetings = {at: key for at, key in _keyed(keys).items() if 1 < int(key.split()[1]) <= workers}
+            bodies = _bodies(keys)
+            wanted = {key for key in bodies if key is not None}
+            if not _communicates(program) or ({*meetings.values()} <= moves.keys() and wanted <= blocks.keys()):
                 continue
             in_place = InPlace(comm, worker, workers)
             mine = make_worker(plan, program.workers[0], in_place, WorkerOptions("cpu"))
+            execution = mine.entries[name]
             try:
-                for times in _runs(in_place, mine.entries[name]):
-                    for key, seconds in _by_key(times, keys).items():
-                        found.setdefault(key, []).append(seconds)
+                for _ in _runs(in_place, execution):
+                    for key, seconds in _by_key(in_place.seconds, meetings).items():
+                        moves[key].append(seconds)
+                    times = execution.clock.times()
+                    for key, (start, end) in zip(bodies, times, strict=True):
+                        if key is not None:
+                            blocks[key].append((end - start) / 1e9)
+                    posts += gaps(execution, times, in_place.waits)
+                    waits += [(end - start) / 1e9 for start, end in in_place.waits]
             finally:
                 mine.close()
-    return {key: median(times) for key, times in found.items()}
+    return Measured(
+        {key: median(times) for key, times in moves.items()},
+        {key: mean(_of_all(_mostly(times), workers)) for key, times in blocks.items()},
+        mean(_of_all(_mostly(posts) + _over(waits), workers)),
+    )
+
+
+def _bodies(keys: Keys) -> list[str | None]:
+    """The key of every item of a Program that computes."""
+    order, blocks = keys.program.order, keys.program.blocks
+    computes = (blocks[item.block].lane == "compute" for item in order)
+    return [keys.block(i.block, i.microbatch) if at else None for i, at in zip(order, computes, strict=True)]
+
+
+def _mostly(times: Sequence[float]) -> float:
+    """The mean, without the longest tenth: a run is a sum, and mostly nothing comes between."""
+    return mean(sorted(times)[: max(1, len(times) * 9 // 10)]) if times else 0.0
+
+
+def _over(waits: Sequence[float]) -> float:
+    """What waiting takes where nothing is left to wait for: the lower quartile."""
+    return sorted(waits)[len(waits) // 4] if waits else 0.0
+
+
+def _of_all(mine: float, workers: int) -> list[float]:
+    """What each of the crew found."""
+    found = [torch.zeros(1, dtype=torch.float64) for _ in range(workers)]
+    dist.all_gather(found, torch.tensor([mine], dtype=torch.float64))
+    return [float(each) for each in found]
+
+
+def _communicates(program: Program) -> bool:
+    steps = (step for block in program.blocks for step in block.steps)
+    return any(isinstance(step, Send | Recv | Collective) for step in steps)
 
 
 def collectives(plan: Plan) -> set[str]:
@@ -86,20 +143,19 @@ def _comm(plan: Plan, worker: int, workers: int, limit: float) -> DistributedCom
     return comm
 
 
-def _runs(in_place: InPlace, execution: Execution) -> list[dict[Key, float]]:
-    """What each collective took in every run; of as many runs in every process of the crew."""
+def _runs(in_place: InPlace, execution: Execution) -> Iterable[None]:
+    """Run the entry, as often in every process of the crew, so that each run is there to be looked at."""
     in_place.run([execution])
     start = perf_counter()
     in_place.run([execution])
     least, most = _RUNS
     count = torch.tensor(min(most, max(least, round(_LEAST / (perf_counter() - start)))))
     dist.broadcast(count, 0)
-    found: list[dict[Key, float]] = []
     for _ in range(int(count)):
         in_place.seconds.clear()
+        in_place.waits.clear()
         in_place.run([execution])
-        found.append(dict(in_place.seconds))
-    return found
+        yield
 
 
 def _by_key(times: dict[Key, float], keys: dict[Key, str]) -> dict[str, float]:
@@ -110,17 +166,53 @@ def _by_key(times: dict[Key, float], keys: dict[Key, str]) -> dict[str, float]:
     return {key: sum(each) / len(each) for key, each in found.items()}
 
 
-class InPlace(Rehearsal):
-    """A rehearsal whose collectives are carried out, in groups of the crew of the same size, and timed.
+class _Waited:
+    """A communication that takes down when it was waited for."""
 
-    ``seconds``: what those of a run took, by number and micro-batch. A crew that groups do not divide leaves the last
-    of it alone.
+    def __init__(self, handle: Handle, waits: Times) -> None:
+        self.posted, self.handle, self.waits = handle.posted, handle, waits
+
+    def ready(self) -> bool:
+        return self.handle.ready()
+
+    def wait(self) -> None:
+        start = perf_counter_ns()
+        self.handle.wait()
+        self.waits.append((start, perf_counter_ns()))
+
+
+class InPlace(Rehearsal):
+    """A rehearsal whose communication is carried out within the crew: collectives in groups of the same size, timed,
+    messages between neighbours.
+
+    ``seconds``: what the collectives of a run took, by number and micro-batch. ``waits``: from when to when messages
+    were waited for, in nanoseconds. A crew that groups do not divide leaves the last of it alone.
     """
 
     def __init__(self, comm: Comm, worker: int, workers: int) -> None:
         super().__init__(comm)
         self.worker, self.workers = worker, workers
         self.seconds: dict[Key, float] = defaultdict(float)
+        self.waits: Times = []
+        self.turn = 0
+
+    def send(self, tensor: Tensor, peer: int, key: Key) -> Handle:
+        return self._exchange(tensor, torch.empty_like(tensor), key)
+
+    def recv(self, tensor: Tensor, peer: int, key: Key) -> Handle:
+        return self._exchange(tensor.zero_(), tensor, key)
+
+    def _exchange(self, source: Tensor, target: Tensor, key: Key) -> Handle:
+        """Whichever end of a message it is: by turns it goes up to one neighbour, or comes from the other."""
+        self.turn += 1
+        gives = (self.worker + self.turn) % 2 == 0
+        other = self.worker + (1 if gives else -1)
+        if not 0 <= other < self.workers:
+            if self.workers % 2:
+                return OVER
+            other %= self.workers
+        post = self.comm.send if gives else self.comm.recv
+        return _Waited(post(source if gives else target, other, key), self.waits)
 
     def _group(self, ways: int) -> Group:
         first = self.worker // ways * ways

@@ -24,7 +24,7 @@ from superscaler.ir.rules import rule_for
 from superscaler.ir.rules.part import part_of_op
 from superscaler.ir.rules.rule import Splits, op_layouts
 from superscaler.runtime.comm import Comm
-from superscaler.runtime.execution import Execution
+from superscaler.runtime.gaps import Times, gaps
 from superscaler.runtime.ops import DTYPES, bind, function, set_device
 from superscaler.runtime.rehearsal import Rehearsal
 from superscaler.runtime.worker import WorkerOptions, make_worker
@@ -64,13 +64,12 @@ def measure(plan: Plan, *, repeats: int = 5, links: bool = True, progress: Annou
         raise PlanError("a worker of the plan does not fit into this machine", str(e).partition("\n")[0]) from e
     finally:
         torch.set_num_threads(before)
-    link, post = None, 0.0
+    link, post = None, bodies.posting
     if links and plan.workers > 1 and (kind == "cpu" or torch.cuda.device_count() > 1):
         from superscaler.runtime.links import measure_link
 
         progress("measuring the link")
-        measured = measure_link(kind, plan.workers)
-        link, post = measured.link, measured.post + bodies.posting
+        link = measure_link(kind, plan.workers)
     moves: dict[str, float] = {}
     crowd: dict[int, float] = {}
     if links and plan.workers > 1 and kind == "cpu":
@@ -78,7 +77,7 @@ def measure(plan: Plan, *, repeats: int = 5, links: bool = True, progress: Annou
 
         progress("measuring workers together")
         together = measure_crowd(plan)
-        moves, crowd = together.moves, together.slowdown
+        moves, crowd, post = together.moves, together.slowdown, together.post
     return Profile(machine, device, link, ops, bodies.seconds, post, moves, crowd)
 
 
@@ -177,7 +176,7 @@ def measure_blocks(plan: Plan, options: WorkerOptions, repeats: int) -> Bodies:
                     rehearsal.run([execution])
                     times = worker.times(name)
                     _note(found, execution.program, keys, times)
-                    between += _between(execution, times)
+                    between += gaps(execution, times, [])
         finally:
             worker.close()
     # The median, not the least: a step is made of tasks as they mostly are.
@@ -185,25 +184,10 @@ def measure_blocks(plan: Plan, options: WorkerOptions, repeats: int) -> Bodies:
     return Bodies({key: median(times) for key, times in found.items()}, posting)
 
 
-Times = list[tuple[int, int]]  # nanoseconds
-
-
 def _note(found: dict[str, list[float]], program: Program, keys: Keys, times: Times) -> None:
     for item, (start, end) in zip(program.order, times, strict=True):
         if program.blocks[item.block].lane == "compute":
             found.setdefault(keys.block(item.block, item.microbatch), []).append((end - start) / 1e9)
-
-
-def _between(execution: Execution, times: Times) -> Iterator[float]:
-    """Seconds for each communication that stands between two tasks that compute."""
-    program, before, posted = execution.program, None, 0
-    for number in (item.number for item in execution.items):
-        if program.blocks[program.order[number].block].lane != "compute":
-            posted += 1
-            continue
-        if before is not None and posted:
-            yield (times[number][0] - times[before][1]) / 1e9 / posted
-        before, posted = number, 0
 
 
 # --- the device -------------------------------------------------------------------------------------------------------

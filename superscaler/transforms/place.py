@@ -446,16 +446,24 @@ class _Placer:
                 )
 
     def _weights(self, kinds: dict[str, BlockKind], over: dict[str, tuple[str, ...]]) -> None:
-        """Backward ops that only parameters' gradients need are tasks of their own (zero bubble)."""
+        """Backward ops that only parameters' gradients of their stage need are tasks of their own (zero bubble)."""
         for op in reversed(self.graph.ops):
             if kinds[op.name] != "backward":
                 continue
             readers = [
                 c for n in op.outputs for c in self.graph.consumers[n] if kinds[c.name] in ("backward", "weight")
             ]
-            cheap = all(kinds[c.name] == "weight" and rule_for(c, self.graph).family in CHEAP for c in readers)
-            if cheap:
+            sleeps = op.target.startswith("superscaler.sleep") and readers
+            if not sleeps and all(kinds[c.name] == "weight" and self._may_wait(op, c) for c in readers):
                 kinds[op.name] = "weight"
+
+    def _may_wait(self, op: Op, reader: Op) -> bool:
+        """Whether an op may wait as long as ``reader``, which is for a weight: on the same stage, before little work.
+
+        On the first stages all gradients are for weights alone in the end; waiting, they would be one long task.
+        """
+        cheap = rule_for(reader, self.graph).family in CHEAP
+        return cheap and set(self.stages[reader.name]) <= set(self.stages[op.name])
 
     # --- homes ------------------------------------------------------------------------------------------------------
 

@@ -70,3 +70,54 @@ def test_every_collective_is_measured(script: str, workers: int) -> None:
     together = measure_crowd(found)
     assert set(together.moves) == collectives(found)
     assert all(0 < seconds < 1 for seconds in together.moves.values())
+
+
+# --- messages in place --------------------------------------------------------------------------------------------
+
+
+class Noted(Rehearsal):
+    """Communication that notes whom messages go to and come from."""
+
+    def __init__(self) -> None:
+        self.ordered = False
+        self.messages: list[tuple[str, int]] = []
+
+    def send(self, tensor: Tensor, peer: int, key: Key) -> Handle:
+        self.messages.append(("to", peer))
+        return OVER
+
+    def recv(self, tensor: Tensor, peer: int, key: Key) -> Handle:
+        self.messages.append(("from", peer))
+        return OVER
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4, 5, 8])
+def test_every_message_of_a_crew_has_both_ends(workers: int) -> None:
+    """All run the same Program: whichever end an item is, one neighbour sends what the other receives."""
+    crew = [InPlace(Noted(), worker, workers) for worker in range(workers)]
+    for turn in range(6):
+        for worker, in_place in enumerate(crew):
+            post = in_place.send if turn in (0, 1, 4) else in_place.recv
+            post(torch.zeros(3), (worker + 1) % workers, (turn, 0)).wait()
+    messages = [in_place.comm.messages for in_place in crew if isinstance(in_place.comm, Noted)]
+    sent = sorted((worker, peer) for worker, found in enumerate(messages) for way, peer in found if way == "to")
+    taken = sorted((peer, worker) for worker, found in enumerate(messages) for way, peer in found if way == "from")
+    assert sent == taken
+    assert all({way for way, _ in found} == {"to", "from"} for found in messages[1:-1])
+    assert len(sent) == 6 * (workers // 2)
+
+
+def test_a_message_that_is_waited_for_is_taken_down() -> None:
+    in_place = InPlace(Noted(), 0, 2)
+    in_place.send(torch.zeros(3), 1, (0, 0)).wait()
+    ((start, end),) = in_place.waits
+    assert start <= end
+
+
+@pytest.mark.slow
+def test_tasks_and_messages_of_a_pipeline_are_measured() -> None:
+    found = measure_crowd(plan("pipeline:stages=2,microbatches=4", 2))
+    assert found.moves == {}
+    assert len(found.blocks) >= 4
+    assert all(0 < seconds < 1 for seconds in found.blocks.values())
+    assert 0 < found.post < 0.1

@@ -65,9 +65,8 @@ def test_what_coming_to_a_communication_takes() -> None:
 @pytest.mark.parametrize("workers", [2, 5])
 def test_the_link_between_workers(workers: int) -> None:
     found = measure_link("cpu", workers)
-    assert found.link.bandwidth > 1e6
-    assert 0 <= found.link.latency < 1
-    assert 0 < found.post < 0.1
+    assert found.bandwidth > 1e6
+    assert 0 <= found.latency < 1
 
 
 @pytest.mark.slow

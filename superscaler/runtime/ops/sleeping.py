@@ -1,11 +1,14 @@
 """``superscaler::sleep`` and ``sleep_each``: ops that cost a known time, for benchmarks of schedules.
 
-They sleep after their input has arrived, never until a planned time, so whatever a runtime adds shows up in full.
+They sleep after their input has arrived, never until a planned time, so whatever a runtime adds shows up in full. They
+cost that time to some microseconds: a machine whose processors take long to wake would make every sleep longer, by what
+differs from one minute to the next.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import threading
 import time
@@ -15,29 +18,34 @@ import torch
 from torch import Tensor
 
 _TIMER_SLACK = 29  # prctl's number for how late a thread may be woken
+_AWAKE = 0.0003  # seconds: a processor that has to be woken takes up to this
+_leave = getattr(os, "sched_yield", lambda: None)
 _thread = threading.local()
 
 
 def _nap(milliseconds: float) -> None:
-    """Sleep, and wake in time: by default the kernel lets a thread sleep 50 microseconds longer."""
+    """Sleep for all but the last of it, then stay awake, leaving the processor to whoever has something to do."""
+    end = time.perf_counter() + milliseconds / 1000
     if sys.platform == "linux" and not hasattr(_thread, "exact"):
         ctypes.CDLL(None).prctl(_TIMER_SLACK, 1, 0, 0, 0)
         _thread.exact = True
-    time.sleep(milliseconds / 1000)
+    time.sleep(max(milliseconds / 1000 - _AWAKE, 0.0))
+    while time.perf_counter() < end:
+        _leave()
 
 
-def slept(x: Tensor, milliseconds: float, *_: float) -> Tensor:
-    """``x``, that many milliseconds after all work before it on its device is done."""
+def slept(x: Tensor, milliseconds: float, *_: float, out: Tensor | None = None) -> Tensor:
+    """``x`` (written to ``out``), that many milliseconds after all work before it on its device is done."""
     if x.is_cuda:
         torch.cuda.current_stream(x.device).synchronize()
     if milliseconds:
         _nap(milliseconds)
-    return x.clone()
+    return x.clone() if out is None else out.copy_(x)
 
 
-def slept_each(x: Tensor, milliseconds: float, *_: float) -> Tensor:
+def slept_each(x: Tensor, milliseconds: float, *_: float, out: Tensor | None = None) -> Tensor:
     """``x``, that many milliseconds per element of it after all work before it on its device is done."""
-    return slept(x, milliseconds * x.numel())
+    return slept(x, milliseconds * x.numel(), out=out)
 
 
 @torch.library.custom_op("superscaler::sleep", mutates_args=())
