@@ -40,7 +40,7 @@ from superscaler.ir.cluster import Cluster, Link
 from superscaler.ir.plan import Plan
 from superscaler.runtime.distributed import connect, serve
 from superscaler.runtime.launch import launch
-from superscaler.runtime.links import measure_link
+from superscaler.runtime.links import between
 from superscaler.runtime.moves import Measured, measure_moves
 from superscaler.runtime.ops import sleep
 from superscaler.runtime.ops.sleeping import slept
@@ -127,12 +127,6 @@ def planned(schedule: str, placement: str, microbatches: int) -> tuple[Plan, nn.
 
 
 @cache
-def link() -> Link:
-    """What moving a message takes here."""
-    return measure_link("cpu", DEVICES)
-
-
-@cache
 def store() -> Any:
     """Where the processes of the crew find each other."""
     return serve(DEVICES, limit=120)
@@ -152,17 +146,17 @@ def join(worker: int, port: int) -> None:
     connect(worker, DEVICES, "127.0.0.1", port, device=torch.device("cpu"), limit=120)
 
 
-def measured(plan: Plan, worker: int) -> Measured:
+def measured(plan: Plan, worker: int) -> tuple[Measured, Link]:
     with torch.no_grad():
-        return measure_moves(plan, worker, DEVICES, limit=120)
+        return measure_moves(plan, worker, DEVICES, limit=120), between(worker, torch.device("cpu"))
 
 
 def predict(plan: Plan) -> float:
     """The milliseconds of a step: the plan's Programs replayed with its task bodies, what communication takes of a
-    worker, and the link, all measured on this machine; the first two by as many processes as there are workers."""
-    all_found = [pool.submit(measured, plan, worker) for worker, pool in enumerate(crew())]
-    found = all_found[0].result(240)
-    here = Profile(this_machine(plan.workers), plan.cluster.device(0), link(), {}, found.blocks, found.post)
+    worker, and the link, all measured just before by as many processes as there are workers."""
+    measuring = [pool.submit(measured, plan, worker) for worker, pool in enumerate(crew())]
+    found, link = measuring[0].result(240)
+    here = Profile(this_machine(plan.workers), plan.cluster.device(0), link, {}, found.blocks, found.post)
     run = replay(plan.entries["train"], durations(plan, "train", here), post=round(here.post * 1e6))
     return max(end for ends in run.ends for end in ends) / 1000
 

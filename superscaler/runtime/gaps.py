@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from statistics import mean
 
+from superscaler.ir.program import Program
 from superscaler.runtime.execution import Execution
 
 Times = list[tuple[int, int]]  # from when to when, in nanoseconds
@@ -15,7 +17,7 @@ def gaps(execution: Execution, times: Times, waits: Times) -> Iterator[float]:
     program, before, posted = execution.program, None, 0
     ends = [end for _, end in waits]
     for number in (item.number for item in execution.items):
-        if program.blocks[program.order[number].block].lane != "compute":
+        if not _computes(program, number):
             posted += 1
             continue
         if before is not None and posted:
@@ -23,3 +25,12 @@ def gaps(execution: Execution, times: Times, waits: Times) -> Iterator[float]:
             inside = waits[bisect_left(ends, start) : bisect_right(ends, stop)]
             yield (stop - start - sum(b - a for a, b in inside)) / 1e9 / posted
         before, posted = number, 0
+
+
+def _computes(program: Program, number: int) -> bool:
+    return program.blocks[program.order[number].block].lane == "compute"
+
+
+def mostly(times: Sequence[float]) -> float:
+    """The mean without the longest twentieth: a run is a sum of times as they mostly are. 0 of none."""
+    return mean(sorted(times)[: max(1, len(times) * 19 // 20)]) if times else 0.0

@@ -15,10 +15,11 @@ import torch.distributed as dist
 
 from superscaler.ir.cluster import Link
 from superscaler.runtime.distributed import connect, disconnect
+from superscaler.runtime.gaps import mostly
 from superscaler.runtime.processes import MOST, together
 
 SMALL, LARGE = 4 << 10, 4 << 20  # bytes
-_BETWEEN, _WORK = 0.01, 4 << 20  # seconds, and bytes, that a worker is busy with between two communications
+_BETWEEN, _WORK = 0.02, 4 << 20  # seconds, and bytes, that a worker is busy with between two communications
 _LIMIT = 120.0  # seconds for all of it
 
 
@@ -33,17 +34,22 @@ def measure_link(device: str, workers: int = 2) -> Link:
     return msgspec.json.decode(found, type=Link)
 
 
+def between(worker: int, device: torch.device) -> Link:
+    """The link between this process and its neighbour, all pairs at once; called by every process, all connected."""
+    short, long = _seconds(worker, SMALL, device, 40), _seconds(worker, LARGE, device, 10)
+    arriving = _arriving(worker, 100) if device.type == "cpu" else short
+    bandwidth = (LARGE - SMALL) / max(long - short, 1e-9)
+    return Link("measured", bandwidth, max(arriving - SMALL / bandwidth, 0.0))
+
+
 def _main(worker: int, port: int, kind: str, workers: int) -> None:
     device = torch.device(kind, worker) if kind == "cuda" else torch.device(kind)
     connect(worker, workers, "127.0.0.1", port, device=device, limit=_LIMIT)
     try:
-        short, long = _seconds(worker, SMALL, device, 40), _seconds(worker, LARGE, device, 10)
-        arriving = _arriving(worker, 200) if kind == "cpu" else short
+        link = between(worker, device)
     finally:
         disconnect()
     if worker == 0:
-        bandwidth = (LARGE - SMALL) / max(long - short, 1e-9)
-        link = Link("measured", bandwidth, max(arriving - SMALL / bandwidth, 0.0))
         print(msgspec.json.encode(link).decode())
 
 
@@ -86,7 +92,7 @@ def _arriving(worker: int, times: int) -> float:
         else:
             dist.recv(message, worker ^ 1)
             found.append(perf_counter() - float(message[0]))
-    return median(found[2:])
+    return mostly(found[2:])
 
 
 if __name__ == "__main__":

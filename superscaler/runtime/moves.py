@@ -23,7 +23,7 @@ from superscaler.ir.program import Collective, Program, Recv, Send
 from superscaler.runtime.comm import Comm, Group, Handle, Key
 from superscaler.runtime.distributed import DistributedComm
 from superscaler.runtime.execution import Execution
-from superscaler.runtime.gaps import Times, gaps
+from superscaler.runtime.gaps import Times, gaps, mostly
 from superscaler.runtime.rehearsal import OVER, Rehearsal
 from superscaler.runtime.worker import WorkerOptions, make_worker
 from superscaler.scheduler.keys import Keys, move_key
@@ -77,8 +77,8 @@ def measure_moves(plan: Plan, worker: int, workers: int, *, limit: float) -> Mea
                 mine.close()
     return Measured(
         {key: median(times) for key, times in moves.items()},
-        {key: mean(_of_all(_mostly(times), workers)) for key, times in blocks.items()},
-        mean(_of_all(_mostly(posts) + _over(waits), workers)),
+        {key: mean(_of_all(mostly(times), workers)) for key, times in blocks.items()},
+        mean(_of_all(mostly(posts) + _over(waits), workers)),
     )
 
 
@@ -87,11 +87,6 @@ def _bodies(keys: Keys) -> list[str | None]:
     order, blocks = keys.program.order, keys.program.blocks
     computes = (blocks[item.block].lane == "compute" for item in order)
     return [keys.block(i.block, i.microbatch) if at else None for i, at in zip(order, computes, strict=True)]
-
-
-def _mostly(times: Sequence[float]) -> float:
-    """The mean, without the longest tenth: a run is a sum, and mostly nothing comes between."""
-    return mean(sorted(times)[: max(1, len(times) * 9 // 10)]) if times else 0.0
 
 
 def _over(waits: Sequence[float]) -> float:
