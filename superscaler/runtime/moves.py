@@ -78,7 +78,7 @@ def measure_moves(plan: Plan, worker: int, workers: int, *, limit: float) -> Mea
     return Measured(
         {key: median(times) for key, times in moves.items()},
         {key: mean(_of_all(mostly(times), workers)) for key, times in blocks.items()},
-        mean(_of_all(mostly(posts) + _over(waits), workers)),
+        mean(_of_all(median(posts) + _over(waits) if posts else 0.0, workers)),  # where all want a processor, some wait
     )
 
 
