@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from statistics import mean, median
 from time import perf_counter, perf_counter_ns
 
@@ -47,39 +48,58 @@ def measure_moves(plan: Plan, worker: int, workers: int, *, limit: float) -> Mea
     Called by each of ``workers`` processes at once, which must be connected; the same for all of them. ``limit``:
     seconds that a wait may take.
     """
-    comm = _comm(plan, worker, workers, limit)
-    moves: dict[str, list[float]] = defaultdict(list)
-    blocks: dict[str, list[float]] = defaultdict(list)
-    posts: list[float] = []
-    waits: list[float] = []
+    comm, found = _comm(plan, worker, workers, limit), _Found()
     for name, entry in plan.entries.items():
         for program in entry.programs:
             keys = Keys(plan, entry, program)
             meetings = {at: key for at, key in _keyed(keys).items() if 1 < int(key.split()[1]) <= workers}
             bodies = _bodies(keys)
-            wanted = {key for key in bodies if key is not None}
-            if not _communicates(program) or ({*meetings.values()} <= moves.keys() and wanted <= blocks.keys()):
+            if not _communicates(program) or found.knows(meetings, bodies):
                 continue
             in_place = InPlace(comm, worker, workers)
             mine = make_worker(plan, program.workers[0], in_place, WorkerOptions("cpu"))
-            execution = mine.entries[name]
             try:
-                for _ in _runs(in_place, execution):
-                    for key, seconds in _by_key(in_place.seconds, meetings).items():
-                        moves[key].append(seconds)
-                    times = execution.clock.times()
-                    for key, (start, end) in zip(bodies, times, strict=True):
-                        if key is not None:
-                            blocks[key].append((end - start) / 1e9)
-                    posts += gaps(execution, times, in_place.waits)
-                    waits += [(end - start) / 1e9 for start, end in in_place.waits]
+                for _ in _runs(in_place, mine.entries[name]):
+                    found.note(in_place, mine.entries[name], meetings, bodies)
             finally:
                 mine.close()
-    return Measured(
-        {key: median(times) for key, times in moves.items()},
-        {key: mean(_of_all(mostly(times), workers)) for key, times in blocks.items()},
-        mean(_of_all(median(posts) + _over(waits) if posts else 0.0, workers)),  # where all want a processor, some wait
-    )
+    return found.measured(workers)
+
+
+@dataclass
+class _Found:
+    """What one process of the crew has seen, in seconds."""
+
+    moves: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    blocks: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    posts: list[float] = field(default_factory=list[float])
+    waits: list[float] = field(default_factory=list[float])
+
+    def knows(self, meetings: dict[Key, str], bodies: list[str | None]) -> bool:
+        """Whether all of a Program has been seen."""
+        wanted = {key for key in bodies if key is not None}
+        return {*meetings.values()} <= self.moves.keys() and wanted <= self.blocks.keys()
+
+    def note(self, run: InPlace, execution: Execution, meetings: dict[Key, str], bodies: list[str | None]) -> None:
+        """Take down the last run of a Program."""
+        for key, seconds in _by_key(run.seconds, meetings).items():
+            self.moves[key].append(seconds)
+        times = execution.clock.times()
+        for key, (start, end) in zip(bodies, times, strict=True):
+            if key is not None:
+                self.blocks[key].append((end - start) / 1e9)
+        self.posts += gaps(execution, times, run.waits)
+        self.waits += [(end - start) / 1e9 for start, end in run.waits]
+
+    def measured(self, workers: int) -> Measured:
+        """What all of the crew have seen."""
+        # The median: where all of the crew want a processor at once, which a plan's workers do not, some wait long.
+        post = median(self.posts) + _over(self.waits) if self.posts else 0.0
+        return Measured(
+            {key: median(times) for key, times in self.moves.items()},
+            {key: mean(_of_all(mostly(times), workers)) for key, times in self.blocks.items()},
+            mean(_of_all(post, workers)),
+        )
 
 
 def _bodies(keys: Keys) -> list[str | None]:
