@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from superscaler.transforms.discover import discover_missing
+from superscaler.transforms.optimize import AdamW
 from tests.exact import Subject
 
 BATCH = 7
@@ -316,3 +317,47 @@ def test_what_no_parameter_reaches_is_there_for_the_first_stage_of_a_device_that
     torch.manual_seed(0)
     subject = Subject(Convolutions(), (torch.randn(BATCH, 4, 6), torch.rand(BATCH, 4, 4)))
     subject.assert_exact(f"pipeline:stages=4,microbatches=4,schedule={schedule}", 2)
+
+
+@pytest.mark.parametrize("schedule", ["chimera", "zb_h1"])
+def test_sums_of_gradients_belong_to_the_stage_that_completes_them(schedule: str) -> None:
+    """Heads at three depths: what joins their gradients is linked to an op of one branch, of a later stage."""
+
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(6, 6)
+            self.weight, self.bias = nn.Parameter(torch.randn(6, 6) / 3), nn.Parameter(torch.randn(6))
+            self.heads = nn.ModuleList(nn.Linear(6, 6) for _ in range(3))
+
+        def forward(self, x: Tensor, near: Tensor) -> Tensor:
+            y = torch.tanh(self.first(torch.lerp(x, x, 0.3))) * x.detach().abs().mean(-1, keepdim=True)
+            z = torch.addmm(self.bias, y.flatten(0, 1), self.weight).view(y.shape)
+            last, middle, early = (head(t) for head, t in zip(self.heads, (near @ z, z, y), strict=True))
+            return last.square().mean() + middle.abs().mean() + early.abs().mean()
+
+    torch.manual_seed(0)
+    subject = Subject(Heads(), (torch.randn(8, 4, 6), torch.rand(8, 4, 4)))
+    plan = subject.assert_exact(f"pipeline:stages=4,microbatches=4,schedule={schedule}", 4)
+    names = {block.name for program in plan.entries["train"].programs for block in program.blocks}
+    assert not {name for name in names if name.startswith(("backward", "weight")) and "." in name}
+
+
+def test_state_is_cut_where_neither_it_nor_its_step_is_split_yet() -> None:
+    """A whole parameter whose step follows the gradient, which tensor parallelism splits."""
+
+    class Distilled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.teacher, self.student, self.head = nn.Linear(5, 6), nn.Linear(5, 6), nn.Linear(6, 6)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            with torch.no_grad():
+                target = F.normalize(self.teacher(y), dim=-1)
+            found = F.normalize(self.head(self.student(x)), dim=-1)
+            near = (self.teacher(x) - self.student(y).detach()).square().mean()
+            return 2 - 2 * (found * target).sum(-1).mean() + near
+
+    torch.manual_seed(0)
+    subject = Subject(Distilled(), (torch.randn(BATCH, 5), torch.randn(BATCH, 5)))
+    subject.assert_exact("zero:level=1,data=2,replicas=2,tensor=2", 8, AdamW(lr=0.01))

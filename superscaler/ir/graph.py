@@ -69,6 +69,12 @@ class Op(msgspec.Struct, frozen=True, omit_defaults=True):
     source: str = ""
     link: str | None = None
 
+    @property
+    def where(self) -> str:
+        """Where it comes from, in words: the model's line if it is of one."""
+        made = f"{self.function or self.target} in {self.module or 'the model'}"
+        return f"at {self.source} ({made})" if self.source else f"in the {self.phase} ({made})"
+
 
 class Graph(msgspec.Struct, frozen=True, dict=True):
     """Ops in topological order over tensors.

@@ -33,14 +33,14 @@ def co_shard(
         inner = [op for op in p.inner(modules) if p.family(op) != "view"]
         linears = [op for op in inner if op.target == "aten.mm.default"]
         if parts > 1 and not linears:
-            raise PlanError(f"co_shard: no linear layer in modules {modules!r}", hint="modules='*'")
+            raise _nothing_to_split(p, modules)
         again = [op for layer in p.layers(inner) for op in large(p, layer, small)]
         axis = p.turns([*again, *(reader for op in again for reader in p.readers(op))], parts)
         for op in inner:
             if (heads := heads_of(p, op)) and heads < parts * tensor:
                 raise PlanError(
                     f"attention of {heads} heads cannot be split {parts * tensor} ways",
-                    f"at {op.source or 'unknown line'} (in {op.module or 'the model'})",
+                    op.where,
                     hint=f"parts × tensor of {heads} or less, or modules=GLOB of layers that have more",
                 )
             if p.family(op) == "attention":
@@ -51,6 +51,23 @@ def co_shard(
             p.recompute(again)
 
     return plan
+
+
+def _nothing_to_split(p: Planner, modules: str) -> PlanError:
+    """Why no linear layer was found: the model repeats none, or the glob matches none of those."""
+    linears = [op for op in p.inner() if op.target == "aten.mm.default"]
+    if not linears:
+        return PlanError(
+            "co_shard: the model has no repeated layers with a linear layer in them, whose parts could take turns",
+            "repeated layers have a number in their path, as those of a ModuleList or Sequential",
+            hint="recompute, which saves memory in any model",
+        )
+    names = list(dict.fromkeys(op.module for op in linears))
+    return PlanError(
+        f"co_shard: modules={modules!r} matches no linear layer of the model's repeated layers",
+        f"these are {', '.join(names[:3])}{', …' if len(names) > 3 else ''}",
+        hint="modules='*', which is all of them",
+    )
 
 
 def heads_of(p: Planner, op: Op) -> int:

@@ -93,10 +93,10 @@ class Planner(GraphView):
             names = ", ".join(n for n, d in rule_for(parts.op, self.graph).dims.items() if not d.whole) or "none"
             why = "has no dim" if found is None else "must not be split along"
             raise SplitError(f"{parts.op.name} ({parts.op.function or parts.op.target}) {why} {dim!r}",
-                             f"at {parts.op.source or 'unknown line'}", hint=f"its dims are: {names}")  # fmt: skip
+                             parts.op.where, hint=f"its dims are: {names}")  # fmt: skip
         if whole(ways, "ways") < 1 or found.size < ways:
             raise SplitError(f"{parts.op.name}: dim {dim!r} of {found.size} cannot be split {ways} ways",
-                             f"at {parts.op.source or 'unknown line'}", hint=f"1 to {found.size} ways")  # fmt: skip
+                             parts.op.where, hint=f"1 to {found.size} ways")  # fmt: skip
         if axis is not None:
             self.axis(axis, ways)
             self._said.anchors.append((axis, parts.op.name, self._said.next_digit(parts.op, dim, ways)))

@@ -75,7 +75,7 @@ def _verify(graph: Graph, op: Op) -> None:
     why = _obstacle(graph, op)
     if why:
         raise PlanError(
-            f"{op.name} cannot decode with a cache: {why}", f"at {op.source or 'unknown line'}, in {op.module or '-'}",
+            f"{op.name} cannot decode with a cache: {why}", op.where,
             hint="causal self-attention without a mask or window",
         )  # fmt: skip
 

@@ -341,12 +341,9 @@ class Lowering:
 
     def _refuse(self, tensor: str, reader: Op | None = None) -> PlanError:
         op = reader or self.graph.producer.get(tensor)
-        where = (
-            f"{op.source or 'unknown line'} ({op.function or op.target} in {op.module or 'the model'})" if op else "?"
-        )
         return PlanError(
             f"the model cannot be micro-batched: {tensor!r} depends on the whole batch, its reader on one micro-batch",
-            f"at {where}",
+            op.where if op else f"{tensor!r} is an input",
             "a nonlinear op consumes a reduction over the batch, so micro-batches would compute something else",
             hint="microbatches=1 (data parallelism alone is exact)",
         )
@@ -355,7 +352,7 @@ class Lowering:
         op = reader or self.graph.producer[tensor]
         return PlanError(
             f"parts of {op.name} cannot share a device: {tensor!r} is made in other turns than it is read",
-            f"at {op.source or 'unknown line'} ({op.function or op.target} in {op.module or 'the model'})",
+            op.where,
             hint="one part per device, or the same dim for the ops around it",
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from math import prod
+from typing import NamedTuple
 
 import msgspec
 
@@ -29,6 +30,13 @@ def place(graph: Graph, said: Directives) -> TaskGraph:
     return _Placer(graph, said).place()
 
 
+class _Visit(NamedTuple):
+    """One of the times that a micro-batch comes to a stage: rounds after the first are recycling."""
+
+    round: int
+    stage: int
+
+
 class _Placer:
     def __init__(self, graph: Graph, said: Directives) -> None:
         self.graph = graph
@@ -37,6 +45,7 @@ class _Placer:
         self.meshes, self.stage_mesh = self._meshes()
         self.space = self._space()
         self.trained = self._depends({t.name for t in graph.tensors if t.kind in ("parameter", "optimizer")})
+        self.fed = self._depends(set(graph.inputs))
         self.home_stage: dict[str, int] = {}
         self._turn_ops: dict[str, set[str]] = {}
         self.stages = self._stages()
@@ -122,14 +131,14 @@ class _Placer:
     def _stages(self) -> dict[str, tuple[int, ...]]:
         given = {name: i for i, stage in enumerate(self.said.stages) for name in stage.ops}
         found: dict[str, tuple[int, ...]] = {}
-        produced: dict[str, str] = {}
+        visits: dict[str, _Visit] = {}
         for op in self.graph.ops:
             if op.phase != "optimizer" and op.name in self.trained:
-                found[op.name] = (self._stage_of(op, given, found),)
+                visits[op.name] = self._visit_of(op, given, visits)
+                found[op.name] = (visits[op.name].stage,)
                 for name in op.inputs:
                     if self.graph.tensor[name].kind in ("parameter", "buffer"):
                         self.home_stage.setdefault(name, found[op.name][0])
-            produced.update(dict.fromkeys(op.outputs, op.name))
         owner = {g: p for p, g in (*self.graph.gradients.items(), *self.graph.updates.items())}
         for op in self.graph.ops:
             if op.phase == "optimizer":
@@ -143,15 +152,20 @@ class _Placer:
         self._spread(found)
         return found
 
-    def _stage_of(self, op: Op, given: dict[str, int], found: dict[str, tuple[int, ...]]) -> int:
-        if op.name in given:
-            return given[op.name]
-        if op.link is not None and op.link in found:
-            return found[op.link][0]
-        producers = [self.graph.producer[n].name for n in op.inputs if n in self.graph.producer]
-        known = [p for p in producers if p in found]
-        order = self._order
-        return found[max(known, key=lambda p: order[p])][0] if known else 0
+    def _visit_of(self, op: Op, given: dict[str, int], visits: dict[str, _Visit]) -> _Visit:
+        """Where an op runs. Micro-batches visit the stages in order, and in reverse order in the backward.
+
+        A backward op belongs to the visit of its link, or to an earlier one where it reads what is made there: the sum
+        of the gradients of a branch is linked to an op of one branch only.
+        """
+        read = [producer for n in op.inputs if (producer := self.graph.producer.get(n)) and producer.name in visits]
+        fed = [visits[p.name] for p in read if p.phase == op.phase and p.name in self.fed]
+        last = visits[max(read, key=lambda p: self._order[p.name]).name] if read else _Visit(0, 0)
+        at = visits.get(op.link or "", last)
+        if op.phase == "backward":
+            return min([at, *fed])
+        stage = given.get(op.name, at.stage)
+        return _Visit(max((v.round + (stage < v.stage) for v in fed), default=0), stage)
 
     @cached_property
     def _order(self) -> dict[str, int]:
@@ -348,7 +362,7 @@ class _Placer:
             raise SplitError(
                 f"{op.name}: dim {split.dim!r} of {rule_for(op, self.graph).dims[split.dim].size} has no room for "
                 f"{axis.ways} ways along {axis.name!r} beside {', '.join(others)}",
-                f"at {op.source or 'unknown line'} ({op.function or op.target})",
+                op.where,
                 hint="fewer ways or micro-batches, or another dim",
             )
         return msgspec.structs.replace(split, extent=found[0], inner=found[1])
@@ -369,15 +383,19 @@ class _Placer:
         step = stepping(self.graph, parameter)
         if step is None or axis.name not in self.space.mesh(self.stage_mesh[self.home_stage[parameter]]).axes:
             return
-        shard = self._free_digit(parameter, axis.ways)
+        shard = self._free_digit(parameter, step, axis.ways)
         work.pin(parameter, shard if kept else None)
         if shard is not None:
             work.anchor(step, dim_of(rule_for(step, self.graph), shard, output=False, index=0))
 
-    def _free_digit(self, parameter: str, ways: int) -> Shard | None:
-        """A digit of a parameter that no axis splits yet: even if there is one, else the longest dim unevenly."""
+    def _free_digit(self, parameter: str, step: Op, ways: int) -> Shard | None:
+        """A digit of a parameter that no axis splits yet, nor its step: even if there is one, else the longest dim
+        unevenly."""
         shape = self.graph.tensor[parameter].shape
-        taken = list(self.state_homes.get(parameter, {}).values())
+        rule = rule_for(step, self.graph)
+        splits = [split for decided in self.splits.values() if (split := decided.get(step.name))]
+        stepped = [split_state(rule, split, output=False, index=0) for split in splits]
+        taken = [*self.state_homes.get(parameter, {}).values(), *(s for s in stepped if isinstance(s, Shard))]
         uneven: list[Shard] = []
         for dim, size in enumerate(shape):
             others = [s for s in taken if s.dim == dim]
@@ -415,7 +433,6 @@ class _Placer:
         over: dict[str, tuple[str, ...]] = {}
         late: set[str] = set()  # tensors known only after the micro-batches
         each: set[str] = set()  # tensors of every micro-batch
-        fed = self._depends(set(self.graph.inputs))
         for op in self.graph.ops:
             split = self.splits.get(MICRO, {}).get(op.name)
             over[op.name] = (MICRO,) if split is not None else ()
@@ -431,7 +448,7 @@ class _Placer:
                 kinds[op.name] = "reduce"
                 late.update(op.outputs)
             else:
-                kinds[op.name] = "prologue" if op.name in fed else "per_step"
+                kinds[op.name] = "prologue" if op.name in self.fed else "per_step"
         if self.said.split_weight:
             self._weights(kinds, over)
         return kinds, over
@@ -441,7 +458,7 @@ class _Placer:
             if name in late:
                 raise PlanError(
                     f"the model cannot be micro-batched: {op.name} needs {name!r}, which depends on the whole batch",
-                    f"at {op.source or 'unknown line'} ({op.function or op.target} in {op.module or 'the model'})",
+                    op.where,
                     hint="microbatches=1 (data parallelism alone is exact)",
                 )
 
@@ -499,7 +516,7 @@ class _Placer:
                 if ways[key] > split.extent:
                     raise SplitError(
                         f"{op.name}: dim {split.dim!r} of {split.extent} cannot be split {ways[key]} ways",
-                        f"at {op.source or 'unknown line'} ({op.function or op.target})",
+                        op.where,
                         hint="fewer ways or micro-batches, or a larger batch",
                     )
             self._validate_micro(op)
@@ -516,6 +533,6 @@ class _Placer:
             if outside and splits.get(axis) != micro and self._on_axis(op, self.space.axis(axis)):
                 raise PlanError(
                     f"{op.name} must be split along {axis!r}, because its micro-batches stand inside of uneven parts",
-                    f"at {op.source or 'unknown line'} ({op.function or op.target})",
+                    op.where,
                     hint=f"a batch that {axis} × microbatches divides, or microbatches=1",
                 )

@@ -113,7 +113,7 @@ def test_sums_of_large_gradients_take_turns_with_them() -> None:
 
 
 @pytest.mark.parametrize(("plan", "says"), [
-    ("co_shard:parts=2,modules=nowhere.*", "no linear layer"),
+    ("co_shard:parts=2,modules=nowhere.*", "modules='nowhere.\\*' matches no linear layer"),
     ("co_shard:parts=8", "attention of 4 heads cannot be split 8 ways"),
     ("co_shard:parts=2,small=0", "small must be at least 1"),
 ])  # fmt: skip
@@ -121,3 +121,9 @@ def test_what_does_not_apply_is_refused(plan: str, says: str) -> None:
     model, args = unfused(tokens=128)
     with pytest.raises(SuperscalerError, match=says):
         ss.compile(model, args, cluster=ss.Cluster.local(1), plan=plan)
+
+
+def test_a_model_without_repeated_layers_is_told_so() -> None:
+    with pytest.raises(SuperscalerError, match="no repeated layers"):
+        ss.compile(torch.nn.Linear(4, 1), (torch.randn(4, 4),), cluster=ss.Cluster.local(1), plan="co_shard",
+                   loss=torch.sum)  # fmt: skip
