@@ -112,7 +112,7 @@ def test_memory_that_holds_no_schedule_is_named_with_what_would_do() -> None:
 
 @pytest.mark.parametrize("limit", [(2, 2, 1, 2), (1, 2, 2, 2)])
 def test_one_short_device_is_named(limit: tuple[int, ...]) -> None:
-    with pytest.raises(InfeasiblePlan, match=f"2 units of memory on device {limit.index(1)}"):
+    with pytest.raises(InfeasiblePlan, match=f"2 activations on device {limit.index(1)}"):
         solve_pipeline(PipelineProblem(8, 8, 5, 5, 5, max_activations=limit, placement="v"))
 
 
