@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import random
 import statistics
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -37,7 +38,8 @@ from torch.distributed.pipelining.schedules import ScheduleDualPipeV, ScheduleZB
 from benchmarks.schedule import Line, write
 from superscaler.api import compile as compile_plan
 from superscaler.ir.cluster import Cluster, Link
-from superscaler.ir.plan import Plan
+from superscaler.ir.plan import Entry, Plan
+from superscaler.ir.program import Item
 from superscaler.runtime.distributed import connect, serve
 from superscaler.runtime.launch import launch
 from superscaler.runtime.links import between
@@ -45,13 +47,15 @@ from superscaler.runtime.moves import Measured, measure_moves
 from superscaler.runtime.ops import sleep
 from superscaler.runtime.ops.sleeping import slept
 from superscaler.scheduler import Job, Problem, list_schedule, makespan
+from superscaler.scheduler.keys import Keys
 from superscaler.scheduler.machine import this_machine
 from superscaler.scheduler.profile import Profile
 from superscaler.scheduler.profiled import durations
-from superscaler.scheduler.replay import replay
+from superscaler.scheduler.replay import Durations, replay
 from superscaler.transforms.optimize import SGD
 
 DEVICES, WIDTH, MILLISECONDS = 4, 8, 20.0
+REPLAYS = 50
 STAGES = {"linear": 4, "bidirectional": 4, "v": 8, "interleaved": 8}
 SCHEDULES = (
     "1f1b:linear", "zb_h1:linear", "chimera:bidirectional", "interleaved_1f1b:interleaved", "zb_v:v", "v_half:v",
@@ -153,12 +157,34 @@ def measured(plan: Plan, worker: int) -> tuple[Measured, Link]:
 
 def predict(plan: Plan) -> float:
     """The milliseconds of a step: the plan's Programs replayed with its task bodies, what communication takes of a
-    worker, and the link, all measured just before by as many processes as there are workers."""
+    worker, and the link, all measured just before by as many processes as there are workers.
+
+    The median of replays in which every task is as long as one of those measured: where many wait for each other, it is
+    the slower one that counts, so a step takes longer than it would if all were as long as the mean.
+    """
     measuring = [pool.submit(measured, plan, worker) for worker, pool in enumerate(crew())]
     found, link = measuring[0].result(240)
-    here = Profile(this_machine(plan.workers), plan.cluster.device(0), link, {}, found.blocks, found.post)
-    run = replay(plan.entries["train"], durations(plan, "train", here), post=round(here.post * 1e6))
-    return max(end for ends in run.ends for end in ends) / 1000
+    means = {key: statistics.mean(seconds) for key, seconds in found.blocks.items()}
+    here = Profile(this_machine(plan.workers), plan.cluster.device(0), link, {}, means, found.post)
+    entry, generator = plan.entries["train"], random.Random(0)
+    lengths: list[int] = []
+    for _ in range(REPLAYS):
+        run = replay(entry, drawn(plan, entry, here, found, generator), post=round(here.post * 1e6))
+        lengths.append(max(end for ends in run.ends for end in ends))
+    return statistics.median(lengths) / 1000
+
+
+def drawn(plan: Plan, entry: Entry, here: Profile, found: Measured, generator: random.Random) -> Durations:
+    """Durations of tasks, each drawn from those measured; of what was not, those of the profile."""
+    usual = durations(plan, "train", here)
+    keys = [Keys(plan, entry, program) for program in entry.programs]
+
+    @cache
+    def duration(role: int, item: Item) -> int:
+        seen = found.blocks.get(keys[role].block(item.block, item.microbatch))
+        return usual(role, item) if seen is None else max(1, round(generator.choice(seen) * 1e6))
+
+    return duration
 
 
 def ours(name: str, microbatches: int, steps: int) -> Ran:

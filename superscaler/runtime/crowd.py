@@ -30,12 +30,10 @@ _LIMIT = 300.0  # seconds for all of it
 
 
 class Crowd(msgspec.Struct, frozen=True):
-    """``moves``: seconds of collectives by key; ``blocks``: of task bodies, with all workers beside each other;
-    ``post``: of a worker's own time that one end of a communication takes; ``slowdown``: by how many workers compute
-    at once."""
+    """``moves``: seconds of collectives by key; ``post``: of a worker's own time that one end of a communication takes;
+    ``slowdown``: by how many workers compute at once."""
 
     moves: dict[str, float]
-    blocks: dict[str, float]
     post: float
     slowdown: dict[int, float]
 
@@ -70,7 +68,7 @@ def _main(worker: int, port: int, path: str) -> None:
     finally:
         disconnect()
     if worker == 0:
-        print(msgspec.json.encode(Crowd(moves, found.blocks, found.post, slowdown)).decode())
+        print(msgspec.json.encode(Crowd(moves, found.post, slowdown)).decode())
 
 
 def _entry(plan: Plan) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from statistics import mean, median
+from statistics import median
 from time import perf_counter, perf_counter_ns
 
 import msgspec
@@ -24,21 +24,24 @@ from superscaler.ir.program import Collective, Program, Recv, Send
 from superscaler.runtime.comm import Comm, Group, Handle, Key
 from superscaler.runtime.distributed import DistributedComm
 from superscaler.runtime.execution import Execution
-from superscaler.runtime.gaps import Times, gaps, mostly
+from superscaler.runtime.gaps import Times, gaps
 from superscaler.runtime.rehearsal import OVER, Rehearsal
 from superscaler.runtime.worker import WorkerOptions, make_worker
 from superscaler.scheduler.keys import Keys, move_key
 
 _LEAST = 1.5  # seconds that the runs of a Program take together
 _RUNS = (3, 40)  # how many there are
+QUANTILES = 20
+"""How many lengths stand for all that a task body was seen to take, each for as many."""
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """Seconds. ``moves``: of collectives by key, with their waiting; ``blocks``: of task bodies by key; ``post``: of a
-    worker's own time that one end of a communication takes, from one task to the next, without waiting for the peer."""
+    """Seconds. ``moves``: of collectives by key, with their waiting; ``blocks``: of task bodies by key, :data:`QUANTILES`
+    of them from short to long; ``post``: of a worker's own time that one end of a communication takes, from one task to
+    the next, without waiting for the peer."""
 
     moves: dict[str, float]
-    blocks: dict[str, float]
+    blocks: dict[str, list[float]]
     post: float
 
 
@@ -97,8 +100,8 @@ class _Found:
         post = median(self.posts) + _over(self.waits) if self.posts else 0.0
         return Measured(
             {key: median(times) for key, times in self.moves.items()},
-            {key: mean(_of_all(mostly(times), workers)) for key, times in self.blocks.items()},
-            mean(_of_all(post, workers)),
+            {key: _of_all(_quantiles(times), workers) for key, times in self.blocks.items()},
+            _of_all([post], workers)[0],
         )
 
 
@@ -114,11 +117,16 @@ def _over(waits: Sequence[float]) -> float:
     return sorted(waits)[len(waits) // 4] if waits else 0.0
 
 
-def _of_all(mine: float, workers: int) -> list[float]:
-    """What each of the crew found."""
-    found = [torch.zeros(1, dtype=torch.float64) for _ in range(workers)]
-    dist.all_gather(found, torch.tensor([mine], dtype=torch.float64))
-    return [float(each) for each in found]
+def _quantiles(times: Sequence[float]) -> list[float]:
+    """The middles of equal parts of the sorted times."""
+    return [sorted(times)[int((part + 0.5) / QUANTILES * len(times))] for part in range(QUANTILES)]
+
+
+def _of_all(mine: Sequence[float], workers: int) -> list[float]:
+    """The means over the crew."""
+    total = torch.tensor(mine, dtype=torch.float64)
+    dist.all_reduce(total)
+    return [float(each) / workers for each in total]
 
 
 def _communicates(program: Program) -> bool:

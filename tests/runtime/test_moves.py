@@ -115,9 +115,7 @@ def test_a_message_that_is_waited_for_is_taken_down() -> None:
 
 
 @pytest.mark.slow
-def test_tasks_and_messages_of_a_pipeline_are_measured() -> None:
+def test_what_a_message_takes_of_a_worker_is_measured() -> None:
     found = measure_crowd(plan("pipeline:stages=2,microbatches=4", 2))
     assert found.moves == {}
-    assert len(found.blocks) >= 4
-    assert all(0 < seconds < 1 for seconds in found.blocks.values())
     assert 0 < found.post < 0.1
