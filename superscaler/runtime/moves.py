@@ -36,7 +36,7 @@ QUANTILES = 20
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """Seconds. ``moves``: of collectives by key, with their waiting; ``blocks``: of task bodies by key, :data:`QUANTILES`
+    """Seconds. ``moves``: of collectives by key, with their waiting; ``blocks``: of task bodies by key, QUANTILES
     of them from short to long; ``post``: of a worker's own time that one end of a communication takes, from one task to
     the next, without waiting for the peer."""
 
