@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
-from statistics import mean
+from collections.abc import Iterator
 
 from superscaler.ir.program import Program
 from superscaler.runtime.execution import Execution
@@ -29,8 +28,3 @@ def gaps(execution: Execution, times: Times, waits: Times) -> Iterator[float]:
 
 def _computes(program: Program, number: int) -> bool:
     return program.blocks[program.order[number].block].lane == "compute"
-
-
-def mostly(times: Sequence[float]) -> float:
-    """The mean without the longest twentieth: a run is a sum of times as they mostly are. 0 of none."""
-    return mean(sorted(times)[: max(1, len(times) * 19 // 20)]) if times else 0.0

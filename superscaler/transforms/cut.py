@@ -21,8 +21,8 @@ def cut(
     """``ops`` (in order) in ``count`` consecutive runs, the costliest as cheap as possible.
 
     ``speeds``: what the cost of each run is divided by; by default 1. Cuts are made only where the bytes that cross are
-    at a local minimum: between layers, not inside them. Raises :class:`PlanError` if there are fewer such places than
-    cuts.
+    at a local minimum, and where layers end if that costs no more. Raises :class:`PlanError` if there are fewer such
+    places than cuts.
     """
     if count < 1:
         raise PlanError(f"a pipeline needs at least one stage, not {count}", hint="one stage: no pipeline")

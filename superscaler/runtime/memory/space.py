@@ -236,8 +236,10 @@ class AddressSpace:
             except OutOfMemory as error:
                 returned = self.store.returned
                 # Where the system has less than the budget allows, so much has to go back, whatever the budget says.
-                self.make_room(chunks, returned + chunks if isinstance(error.__cause__, OSError) else 0)
-                if attempt and self.store.returned == returned:
+                wanted = returned + chunks if isinstance(error.__cause__, OSError) else 0
+                self.make_room(chunks, wanted)
+                # What others gave back between our failing and our counting is room, too, though it counts for nothing.
+                if attempt and self.store.returned == returned and self._missing(chunks, wanted) > 0:
                     raise
         with self.lock:
             act()
