@@ -5,6 +5,7 @@ Process groups are made at once, in one order for all workers, when a job starts
 
 from __future__ import annotations
 
+import gc
 from datetime import timedelta
 from typing import Any
 
@@ -173,6 +174,11 @@ def serve(workers: int, *, limit: float) -> Any:
 
 
 def disconnect() -> None:
-    """Leave all process groups."""
+    """Leave all process groups, and wait for their threads.
+
+    A group's threads end when nobody refers to it any more. One that lets go of its last tensor while Python shuts down
+    would take the process with it.
+    """
     if dist.is_initialized():
         dist.destroy_process_group()
+        gc.collect()  # whatever had a communication may stand in a cycle of references

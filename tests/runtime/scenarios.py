@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,6 +61,11 @@ def scenario(comm: Comm, worker: int, found: Found, dtype: torch.dtype = torch.f
         pair = mine.clone()
         yield comm.all_reduce(pair, "sum", (0, 1), (7, 0))
         found["pair"] = pair.tolist()
+
+
+def threads() -> set[str]:
+    """Those of this process, number and name."""
+    return {f"{task.name} {(task / 'comm').read_text().strip()}" for task in Path("/proc/self/task").iterdir()}
 
 
 def processes(target: Any, limit: float) -> list[Any]:

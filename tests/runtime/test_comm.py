@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from scenarios import WORKERS, Found, all_of_it, nobody_sends, processes, scenario
+import torch
+from scenarios import WORKERS, Found, all_of_it, nobody_sends, processes, scenario, threads
 
+from superscaler.runtime.distributed import connect, disconnect, serve
 from superscaler.runtime.inline import Exchange, InlineComm, drive
 
 EXPECTED: list[Found] = [
@@ -47,3 +49,16 @@ def test_every_wait_has_an_end_and_names_who_waited_for_what() -> None:
     got = processes(nobody_sends, 2)
     assert "worker 0: receive number 3, micro-batch 2, with workers [1]" in got[0]
     assert got[1:] == ["fine", "fine"]
+
+
+def test_whoever_leaves_leaves_no_thread_behind() -> None:
+    """Python must not shut down beside a group's threads: one that still holds a tensor would end the process."""
+    before, store = threads(), serve(1, limit=30)
+    connect(0, 1, "127.0.0.1", store.port, device=torch.device("cpu"), limit=30)
+    total = torch.ones(3)
+    cycle: list[object] = [torch.distributed.group.WORLD, torch.distributed.all_reduce(total, async_op=True)]
+    cycle.append(cycle)
+    assert any("gloo" in name for name in threads() - before)
+    del cycle
+    disconnect()
+    assert not any("gloo" in name for name in threads() - before)
