@@ -53,20 +53,22 @@ def decode(query: torch.Tensor, cached: CachedKV, *, scale: float | None = None,
     _one_per_sequence(query, cached)
     if splits < 0:
         raise UsageError(f"attention in {splits} parts", hint="0 for as many as fill the device")
-    block_n = 64
-    splits = splits or _splits(batch * cached.heads, cached.longest, block_n, query.device)
+    # Of many queries that share keys, more blocks: one large block would take minutes to compile.
+    block_m, block_n = min(_power_of_two(group, least=16), 32), 64
+    blocks = cached.heads * -(-group // block_m)
+    splits = splits or _splits(batch * blocks, cached.longest, block_n, query.device)
     parts = torch.empty((batch, query_heads, splits, dim), dtype=torch.float32, device=query.device)
     lse = torch.empty((batch, query_heads, splits), dtype=torch.float32, device=query.device)
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     block_d = _power_of_two(dim, least=16)
-    programs.decode_split[(batch, cached.heads, splits)](
+    programs.decode_split[(batch, blocks, splits)](
         query.contiguous(), cached.keys, cached.values, cached.lengths, parts, lse,
-        dim**-0.5 if scale is None else scale, cached.heads, dim, cached.token_stride,
-        GROUP=group, SPLITS=splits, BLOCK_M=_power_of_two(group, least=16), BLOCK_N=block_n, BLOCK_D=block_d,
+        dim**-0.5 if scale is None else scale, cached.heads, dim, cached.token_stride, splits,
+        GROUP=group, BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_D=block_d,
         PRECISE=_precise(cached.dtype), ALIGN=_alignment(cached), num_stages=_stages(cached),
     )  # fmt: skip
     programs.decode_combine[(batch * query_heads,)](
-        parts, lse, out, dim, SPLITS=splits, BLOCK_S=_power_of_two(splits, least=1), BLOCK_D=block_d
+        parts, lse, out, dim, splits, BLOCK_S=_power_of_two(splits, least=16), BLOCK_D=block_d
     )
     return out
 

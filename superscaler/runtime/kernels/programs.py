@@ -63,7 +63,7 @@ def _attend(
     return highest, total, sums
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def decode_split(
     query_ptr: tl.tensor,
     key_addresses: tl.tensor,
@@ -75,20 +75,22 @@ def decode_split(
     heads: tl.tensor,
     dim: tl.tensor,
     token_stride: tl.tensor,
+    splits: tl.tensor,
     GROUP: tl.constexpr,
-    SPLITS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
     PRECISE: tl.constexpr,
     ALIGN: tl.constexpr,
 ):
-    """One split of one sequence for the queries of one key-value head; grid (batch, heads, SPLITS)."""
-    batch, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    row, column = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
+    """One split of one sequence for some queries of one key-value head; grid (batch, heads * parts, splits), where
+    ``parts`` blocks are all queries of a head."""
+    parts: tl.constexpr = (GROUP + BLOCK_M - 1) // BLOCK_M
+    batch, head, split = tl.program_id(0), tl.program_id(1) // parts, tl.program_id(2)
+    row, column = tl.program_id(1) % parts * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     length = tl.load(lengths + batch)
     # Each sequence is cut evenly by itself, whatever the others' lengths are.
-    width = tl.cdiv(tl.cdiv(length, BLOCK_N), SPLITS) * BLOCK_N
+    width = tl.cdiv(tl.cdiv(length, BLOCK_N), splits) * BLOCK_N
     first, stop = split * width, tl.minimum(split * width + width, length)
     line = (batch * heads + head) * GROUP + row
     wanted = (row[:, None] < GROUP) & (column[None, :] < dim)
@@ -112,30 +114,30 @@ def decode_split(
             query, keys, values, block, seen, stop, token_stride, column, dim, best, total, sums, True, PRECISE
         )
     empty = total == 0.0
-    at = line * SPLITS + split
+    at = line * splits + split
     tl.store(part_ptr + at[:, None] * dim + column[None, :], sums / tl.where(empty, 1.0, total)[:, None], mask=wanted)
     lse = tl.where(empty, float("-inf"), best + tl.log2(tl.where(empty, 1.0, total)))
     tl.store(lse_ptr + at, lse, mask=row < GROUP)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def decode_combine(
     part_ptr: tl.tensor,
     lse_ptr: tl.tensor,
     out_ptr: tl.tensor,
     dim: tl.tensor,
-    SPLITS: tl.constexpr,
+    splits: tl.tensor,
     BLOCK_S: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     """The splits of one query row become its output; grid (batch * query heads)."""
     row = tl.program_id(0)
     split, column = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_D)
-    lse = tl.load(lse_ptr + row * SPLITS + split, mask=split < SPLITS, other=float("-inf"))
+    lse = tl.load(lse_ptr + row * splits + split, mask=split < splits, other=float("-inf"))
     best = tl.max(lse, 0)
     weights = tl.exp2(lse - tl.where(best == float("-inf"), 0.0, best))
-    at = (row * SPLITS + split[:, None]) * dim + column[None, :]
-    inside = (split[:, None] < SPLITS) & (column[None, :] < dim)
+    at = (row * splits + split[:, None]) * dim + column[None, :]
+    inside = (split[:, None] < splits) & (column[None, :] < dim)
     parts = tl.load(part_ptr + at, mask=inside, other=0.0)
     total = tl.sum(weights, 0)
     out = tl.sum(parts * weights[:, None], 0) / tl.where(total == 0.0, 1.0, total)

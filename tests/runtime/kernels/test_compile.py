@@ -14,7 +14,7 @@ from superscaler.runtime.kernels import programs
 from superscaler.runtime.kernels.attention import PREFILL_BLOCKS
 
 kind, capability, precise = sys.argv[1], int(sys.argv[2]), sys.argv[1] == "fp32"
-sizes = {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_D": 128, "GROUP": 4, "SPLITS": 8, "BLOCK_S": 8, "PRECISE": precise}
+sizes = {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_D": 128, "GROUP": 4, "BLOCK_S": 16, "PRECISE": precise}
 sizes["ALIGN"] = 16
 options = {"num_stages": 1 if precise else 2}
 pointers = {"query_ptr": kind, "out_ptr": kind, "key_addresses": "i64", "value_addresses": "i64", "lengths": "i32"}
