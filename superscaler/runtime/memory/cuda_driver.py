@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import importlib
 import threading
+import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -54,24 +55,24 @@ class CudaDriver:
         self.device = device
         self._api = load_api()
         self._thread = threading.local()
-        self._context = self._open_device()
-        self._properties = self._allocation_properties()
-        self._stream = int(self._call("cuStreamCreate", self._api.CUstream_flags.CU_STREAM_NON_BLOCKING))
-
-    def _open_device(self) -> Any:
-        api = self._api
         try:
-            self._raw("cuInit", 0)
-            version = self._raw("cuDriverGetVersion")
-            handle = self._raw("cuDeviceGet", self.device)
-            attribute = api.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
-            capable = self._raw("cuDeviceGetAttribute", attribute, handle)
+            self._context = self._open_device()
+            self._properties = self._allocation_properties()
+            self._stream = self._open_stream()
         except (DriverError, RuntimeError) as error:
             raise BackendUnavailable(
                 "the cuda backend has no NVIDIA driver or device to work with",
                 str(error).splitlines()[0],
-                hint='install the driver, or use Pool(backend="host")',
+                hint='install the driver, free the device, or use Pool(backend="host")',
             ) from error
+
+    def _open_device(self) -> Any:
+        api = self._api
+        self._raw("cuInit", 0)
+        version = self._raw("cuDriverGetVersion")
+        handle = self._raw("cuDeviceGet", self.device)
+        attribute = api.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
+        capable = self._raw("cuDeviceGetAttribute", attribute, handle)
         if version < OLDEST_DRIVER or not capable:
             raise BackendUnavailable(
                 f"the cuda backend needs a driver of CUDA {OLDEST_DRIVER // 1000}.0 with virtual memory management",
@@ -80,6 +81,12 @@ class CudaDriver:
                 hint='update the driver, or use Pool(backend="host")',
             )
         return self._raw("cuDevicePrimaryCtxRetain", handle)
+
+    def _open_stream(self) -> int:
+        """A stream of our own, which waits for no other and goes with us."""
+        stream = int(self._call("cuStreamCreate", self._api.CUstream_flags.CU_STREAM_NON_BLOCKING))
+        weakref.finalize(self, self._api.cuStreamDestroy, stream).atexit = False
+        return stream
 
     def _allocation_properties(self) -> Any:
         api = self._api

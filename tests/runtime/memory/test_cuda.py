@@ -1,5 +1,7 @@
 """What is particular to the CUDA backend, over a driver that keeps books."""
 
+from enum import IntEnum
+
 import pytest
 import torch
 from fake_driver import GRANULARITY, READ_WRITE, FakeDriver
@@ -105,20 +107,32 @@ def test_the_devices_own_limit_is_out_of_memory():
         assert pool.stats().committed == 4 * CHUNK
 
 
+class Refusal(IntEnum):
+    CUDA_ERROR_OUT_OF_MEMORY = 2
+
+
 class FakeApi:
     """As much of cuda-python as opening a device takes."""
 
     class CUdevice_attribute:
         CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED = 102
 
-    class CUresult:
-        CUDA_ERROR_OUT_OF_MEMORY = 2
+    CUresult = Refusal
 
     def __init__(self, version: int = 12040, capable: int = 1) -> None:
         self.cuDriverGetVersion = lambda: (0, version)
         self.cuInit = lambda flags: (0,)
         self.cuDeviceGet = lambda device: (0, device)
         self.cuDeviceGetAttribute = lambda attribute, device: (0, capable)
+
+
+def test_a_device_without_room_for_a_context_is_unavailable(monkeypatch):
+    """As any other reason why it cannot be opened."""
+    api = FakeApi()
+    api.cuDevicePrimaryCtxRetain = lambda device: (Refusal.CUDA_ERROR_OUT_OF_MEMORY, None)
+    monkeypatch.setattr(cuda_driver, "load_api", lambda: api)
+    with pytest.raises(BackendUnavailable, match="cuDevicePrimaryCtxRetain: CUDA_ERROR_OUT_OF_MEMORY"):
+        cuda_driver.CudaDriver()
 
 
 @pytest.mark.parametrize(
