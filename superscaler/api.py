@@ -6,6 +6,7 @@ torch is imported only where a model is at hand; ray only by ``launch``.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
@@ -16,7 +17,7 @@ import msgspec
 
 from superscaler.errors import PlanError, SplitError, UsageError
 from superscaler.garbage import uncollected
-from superscaler.ir.argument import shown
+from superscaler.ir.argument import shown, whole
 from superscaler.ir.check import check
 from superscaler.ir.cluster import Cluster
 from superscaler.ir.entry import MASTER
@@ -30,8 +31,9 @@ from superscaler.scheduler.machine import this_machine
 from superscaler.scheduler.playground import schedule
 from superscaler.scheduler.profile import Profile, load_profile, profile_path, save_profile
 from superscaler.scheduler.simulate import simulate
+from superscaler.scheduler.solve import check_search
 from superscaler.transforms.assemble import with_state
-from superscaler.transforms.optimize import Optimizer, with_optimizer
+from superscaler.transforms.optimize import SGD, AdamW, Optimizer, with_optimizer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,9 +48,16 @@ Progress = Callable[[str], None]
 
 
 def plan(script: PlanScript | str) -> Callable[[Model], Model]:
-    """Decorate a module class with the plan that ``compile`` uses for it: a plan, a script, or ``"NAME:key=value"``."""
+    """Decorate a module class with the plan that ``compile`` uses for it: a plan, a script, or ``"NAME:key=value"``.
+
+    Raises :class:`UsageError` for what is no plan, and for what is no class.
+    """
+    _refuse_no_plan(script)
 
     def decorate(model: Model) -> Model:
+        if not isinstance(model, type):
+            raise UsageError(f"@superscaler.plan decorates a module class, not {shown(model)}",
+                             hint="compile(model, ..., plan=...) for one module of a class")  # fmt: skip
         model.__superscaler_plan__ = script  # type: ignore[attr-defined]
         return model
 
@@ -87,11 +96,18 @@ def compile(
     from superscaler.transforms.discover import discover_missing, verify_custom
 
     started = time.monotonic()
+    _refuse_other(cluster, Cluster, "cluster", "superscaler.Cluster.local(4)")
+    if optimizer is not None:
+        _refuse_other(optimizer, SGD | AdamW, "optimizer", "superscaler.AdamW(lr=1e-3)")
+    if profile is not None:
+        _refuse_other(profile, Profile, "profile", "superscaler.known_profile(workers)")
+    if batch_norm not in ("global", "worker") and whole(batch_norm, "batch_norm") < 1:
+        raise UsageError(f"batch_norm={batch_norm} is no number of parts", hint='"global", "worker", 2, 3, …')
     script = _script(plan if plan is not None else getattr(type(model), "__superscaler_plan__", None))
 
     def train(parts: int) -> Traced:
         with batch_norm_parts(parts):
-            return trace(model, tuple(args), dict(kwargs or {}), loss=loss, mode="train", dtype=dtype)
+            return trace(model, args, kwargs, loss=loss, mode="train", dtype=dtype)
 
     progress("tracing")
     traced = train(batch_norm if isinstance(batch_norm, int) else 1)
@@ -100,7 +116,7 @@ def compile(
     graphs = {"train": with_optimizer(traced.graph, optimizer)}
     if evaluate:
         progress("tracing for evaluation")
-        graphs["eval"] = trace(model, tuple(args), dict(kwargs or {}), loss=loss, mode="eval", dtype=dtype).graph
+        graphs["eval"] = trace(model, args, kwargs, loss=loss, mode="eval", dtype=dtype).graph
     progress("finding rules")
     assumptions = dict.fromkeys(target for graph in graphs.values() for target in discover_missing(graph))
     for graph in graphs.values():
@@ -152,6 +168,7 @@ def compile_graphs(
     started: float | None = None,
 ) -> Plan:
     """Compile already traced graphs (entry name -> Graph) with one plan script into a checked plan."""
+    check_search(time_limit, seed)
     entries: dict[str, Entry] = {}
     placed: dict[str, TaskGraph] = {}
     making: dict[str, Making] = {}
@@ -182,9 +199,26 @@ def _script(given: PlanScript | str | None) -> PlanScript:
         return single()
     if isinstance(given, str):
         return parse(given)
-    if not callable(given):
-        raise UsageError(f"{shown(given)} is no plan", hint='"NAME:key=value", ss.plans.NAME(...), or a function of p')
+    _refuse_no_plan(given)
     return given
+
+
+def _refuse_other(given: object, kind: Any, name: str, hint: str) -> None:
+    if not isinstance(given, kind):
+        raise UsageError(f"{name}={shown(given)} is no {name}", hint=f"{name}={hint}")
+
+
+def _refuse_no_plan(given: object) -> None:
+    """A plan is called with a Planner; a class would make an object of it, a generator or coroutine run nothing."""
+    hint = '"NAME:key=value", ss.plans.NAME(...), or a function of p'
+    if isinstance(given, type):
+        raise UsageError(
+            f"the class {given.__name__} is no plan", hint=f"@superscaler.plan(PLAN) above a class: {hint}"
+        )
+    if not isinstance(given, str) and not callable(given):
+        raise UsageError(f"{shown(given)} is no plan", hint=hint)
+    if inspect.isgeneratorfunction(given) or inspect.iscoroutinefunction(given):
+        raise UsageError(f"the plan {given.__name__} runs nothing when it is called", hint="no yield, no async def")
 
 
 def _on_same_homes(tasks: TaskGraph, first: TaskGraph | None) -> TaskGraph:
@@ -275,7 +309,7 @@ def coverage(
     from superscaler.trace import trace
     from superscaler.transforms.discover import discover_missing
 
-    graph = trace(model, tuple(args), dict(kwargs or {}), loss=loss).graph
+    graph = trace(model, args, kwargs, loss=loss).graph
     with contextlib.suppress(SplitError):  # an op that discovery cannot find a rule for counts as missing
         discover_missing(graph)
     return covered(graph)
@@ -309,7 +343,7 @@ def known_profile(
     return load_profile(path if path is not None else profile_path(here), here, foreign=foreign)
 
 
-def explain(plan: Plan, subject: str | None = None) -> Explanation:
+def explain(plan: Plan, subject: str | int | None = None) -> Explanation:
     """Where a parameter lives, where an op, a module or a worker's share runs, who exchanges what with whom, and why.
 
     ``subject``: a name in the plan, or a worker's number; None: what can be asked. Raises :class:`UsageError` for an
@@ -317,7 +351,7 @@ def explain(plan: Plan, subject: str | None = None) -> Explanation:
     """
     from superscaler.ir.explain import explain as explained
 
-    return explained(plan, subject)
+    return explained(plan, None if subject is None else str(subject))
 
 
 __all__ = [

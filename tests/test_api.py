@@ -49,6 +49,30 @@ def test_a_plan_of_ones_own_is_a_function() -> None:
     assert "S1" in layouts["two.weight"]
 
 
+def test_what_is_decorated_or_decorates_wrongly_is_told() -> None:
+    """Not later, if ever: a plan on one module, or of a function that runs nothing, would be lost."""
+
+    def yields(p: ss.Planner):  # type: ignore[no-untyped-def]
+        yield p.microbatches(2)
+
+    async def waits(p: ss.Planner) -> None:
+        p.microbatches(2)
+
+    for wrong in (Net, 5, yields, waits):
+        with pytest.raises(UsageError, match=r"is no plan|runs nothing"):
+            ss.plan(wrong)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match=r"is no plan|runs nothing"):
+            ss.compile(Net(), batch(), cluster=ss.Cluster.local(2), plan=wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="decorates a module class, not a Net"):
+        ss.plan("data_parallel:ways=2")(Net())
+
+
+@pytest.mark.parametrize("wrong", [{"time_limit": -1.0}, {"time_limit": float("nan")}, {"seed": "1"}])
+def test_a_search_that_cannot_be_limited_so_is_told(wrong: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        ss.compile(Net(), batch(), cluster=ss.Cluster.local(1), **wrong)  # type: ignore[arg-type]
+
+
 def test_the_loss_is_found_or_told() -> None:
     class Output(nn.Module):
         def __init__(self) -> None:

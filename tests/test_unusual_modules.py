@@ -230,6 +230,26 @@ def masked_tokens() -> Case:
     return Masked(), (torch.randn(BATCH, 4, 6), torch.rand(BATCH, 4) > 0.6, ids)
 
 
+@case
+def picked_tokens() -> Case:
+    """A token of each sequence by its number in the batch, read and written; the last one counted from the end."""
+
+    class Picking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.head = nn.Linear(6, 6), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor, last: Tensor, pairs: Tensor) -> Tensor:
+            hidden, rows = self.linear(x), torch.arange(len(x))
+            several = hidden[rows[:, None], pairs - 4]
+            written = torch.tanh(hidden).clone()
+            written[rows, last] = hidden[rows, -1] * 0.5
+            written[rows[:, None], pairs[:, :1]] += several[:, 1:]
+            return self.head(hidden[rows, last] + written.sum(1)).square().mean() + several.exp().mean()
+
+    return Picking(), (torch.randn(BATCH, 4, 6), torch.arange(BATCH) % 4, torch.randint(0, 4, (BATCH, 2)))
+
+
 @lru_cache
 def table(size: int) -> tuple[Tensor, int]:
     return torch.linspace(0, 1, size).square(), size

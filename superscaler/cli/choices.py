@@ -6,6 +6,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import msgspec
 
 from superscaler.cli.lookup import call, find_object
 from superscaler.errors import ClusterError, PlanError, UsageError, did_you_mean
-from superscaler.ir.cluster import DEVICES, GIB, Cluster
+from superscaler.ir.cluster import DEVICES, Cluster, bytes_of
 from superscaler.plans import PLANS, Planner, PlanScript, devices_of, parse
 from superscaler.plans.auto import Auto
 from superscaler.transforms.optimize import SGD, AdamW, Optimizer
@@ -26,7 +27,7 @@ def cluster_of(text: str, devices: int | None, memory: float | None, plan: str) 
     """
     if devices is not None and devices < 1:
         raise UsageError(f"--devices is {devices}", hint="1 or more")
-    if memory is not None and memory <= 0:
+    if memory is not None and not 0 < memory < inf:
         raise UsageError(f"--memory is {memory:g} GiB", hint="more than 0")
     if text.endswith(".toml"):
         return _from_file(text, devices, memory)
@@ -45,7 +46,7 @@ def _from_file(text: str, devices: int | None, memory: float | None) -> Cluster:
     if devices is not None:
         cluster = msgspec.structs.replace(cluster, devices=cluster.devices[:devices])
     if memory is not None:
-        kinds = tuple(msgspec.structs.replace(kind, memory=int(memory * GIB)) for kind in cluster.kinds)
+        kinds = tuple(msgspec.structs.replace(kind, memory=bytes_of(memory, "--memory")) for kind in cluster.kinds)
         cluster = msgspec.structs.replace(cluster, kinds=kinds)
     return cluster
 
@@ -86,8 +87,8 @@ def _from_script(text: str, microbatches: int | None) -> PlanScript:
     if not callable(function):
         raise UsageError(f"{text} is a {type(function).__name__}, not a function", hint="def my_plan(p): ...")
 
-    def script(p: Planner) -> None:
-        call(f"plan {text}", function, p)
+    def script(p: Planner) -> Any:
+        return call(f"plan {text}", function, p)
 
     return script
 
@@ -114,9 +115,9 @@ def uses_all(plan: str, asked: int | None) -> None:
 def optimizer_of(name: str, lr: float | None, clip_norm: float | None) -> Optimizer | None:
     """``adamw``, ``sgd`` or ``none`` with what was said about it."""
     kinds: dict[str, Callable[..., Any]] = {"adamw": AdamW, "sgd": SGD}
-    if lr is not None and lr < 0:
+    if lr is not None and not 0 <= lr < inf:
         raise UsageError(f"--lr is {lr:g}", hint="0 or more")
-    if clip_norm is not None and clip_norm <= 0:
+    if clip_norm is not None and not clip_norm > 0:
         raise UsageError(f"--clip-norm is {clip_norm:g}", hint="more than 0")
     if name == "none":
         if lr is not None or clip_norm is not None:

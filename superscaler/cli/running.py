@@ -13,7 +13,7 @@ import typer
 
 from superscaler.cli.console import Progress, clean_stdout, print_json, writing
 from superscaler.errors import UsageError
-from superscaler.ir.cluster import GIB
+from superscaler.ir.cluster import bytes_of
 
 if TYPE_CHECKING:
     from superscaler.cli.batches import Batch
@@ -84,7 +84,7 @@ def _launched(
 
     model = _model(plan, init_seed or 0) if _has_buffers(plan) else None
     seed = None if weights is not None or model is not None else init_seed or 0
-    limit = None if memory is None else int(memory * GIB)
+    limit = None if memory is None else bytes_of(memory, "--memory")
     return launch(plan, model, backend=backend, memory=limit, init_seed=seed, weights=weights)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
+
 from superscaler import models
 from superscaler.cli.lookup import call, find_object
 from superscaler.errors import UsageError, did_you_mean
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 BATCH = 8
+_LARGEST = 1 << 40
+_FACTORY = "a function without arguments that returns (module, inputs)"
 
 
 @dataclass(frozen=True)
@@ -27,16 +31,23 @@ class Request:
     batch: int = BATCH
     seq: int | None = None
 
+    def __post_init__(self) -> None:
+        for option, number in (("--batch", self.batch), ("--seq", self.seq or 0)):
+            if number > _LARGEST:
+                raise UsageError(f"{option} is {number}", hint=f"at most {_LARGEST:,}")
+
     def recorded(self) -> dict[str, Any]:
         """The request as data, for the plan to keep; :meth:`of` reads it back."""
         return {"name": self.name, "preset": self.preset, "set": self.settings, "batch": self.batch, "seq": self.seq}
 
     @staticmethod
     def of(recorded: Mapping[str, Any]) -> Request:
-        """The request that a plan keeps."""
-        return Request(
-            recorded["name"], recorded["preset"], dict(recorded["set"]), recorded["batch"], recorded.get("seq")
-        )
+        """The request that a plan keeps. Raises :class:`UsageError` for what is none: the file may be anyone's."""
+        try:
+            return msgspec.convert({**recorded, "settings": recorded["set"]}, Request)
+        except (TypeError, LookupError, msgspec.ValidationError) as e:
+            raise UsageError("the plan does not say how its model is made", str(e), hint="--weights DIR and "
+                             "--data script.py:function, or compile the plan again") from None  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -120,7 +131,7 @@ def _from_factory(request: Request, seed: int) -> Subject:
     _no_presets(request, "package.module:factory")
     factory = find_object(request.name)
     if not callable(factory):
-        raise UsageError(f"{request.name} is a {type(factory).__name__}, not a function")
+        raise UsageError(f"{request.name} is a {type(factory).__name__}, not a function", hint=_FACTORY)
     _seeded(seed)
     made = call(f"{request.name}()", cast(Callable[[], Any], factory))
     model: Any = made
@@ -128,7 +139,7 @@ def _from_factory(request: Request, seed: int) -> Subject:
     if isinstance(made, tuple) and len(cast("tuple[Any, ...]", made)) == 2:
         model, inputs = cast("tuple[Any, Any]", made)
     if not hasattr(model, "named_parameters"):
-        raise UsageError(f"{request.name}() gives a {type(model).__name__}, not a module")
+        raise UsageError(f"{request.name}() gives a {type(model).__name__}, not a module", hint=_FACTORY)
     if inputs is None:
         raise UsageError(
             f"{request.name}() gives a module without inputs",

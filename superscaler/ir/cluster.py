@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import sys
 import tomllib
 from pathlib import Path
 
 import msgspec
 
 from superscaler.errors import ClusterError, UsageError, did_you_mean
-from superscaler.ir.argument import whole
+from superscaler.ir.argument import shown, whole
 
 GIB = 1 << 30
 MOST = 1 << 20
 """Devices of a cluster, which are listed one by one."""
+_MOST_GIB = 1 << 20
+_LARGEST = sys.float_info.max
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -101,7 +104,7 @@ class Cluster(msgspec.Struct, frozen=True):
             raise ClusterError(f"a cluster has 1 to {MOST:,} devices, not {devices:,}", hint="devices=8, say")
         device = DEVICES[kind]
         if memory is not None:
-            device = msgspec.structs.replace(device, memory=int(memory * GIB))
+            device = msgspec.structs.replace(device, memory=bytes_of(memory, "memory"))
         intra, inter = _PRESET_LINKS[kind]
         return Cluster(
             name or kind, (device,), (0,) * devices, per_node, LINKS[intra], LINKS[inter], LINKS[_host_link(kind)]
@@ -116,9 +119,9 @@ class Cluster(msgspec.Struct, frozen=True):
         try:
             data = tomllib.loads(Path(path).read_text())
         except OSError as e:
-            raise ClusterError(f"cannot read the cluster file {path}: {e.strerror}") from e
-        except tomllib.TOMLDecodeError as e:
-            raise ClusterError(f"{path} is not valid TOML: {e}") from e
+            raise ClusterError(f"cannot read the cluster file {path}: {e.strerror}", hint="a TOML file") from e
+        except (ValueError, RecursionError) as e:  # also bytes that are no text, and tables without end
+            raise ClusterError(f"{path} is not valid TOML: {e}", hint='[[devices]]\nkind = "h100"\ncount = 8') from e
         return _from_toml(data, str(path))
 
     @property
@@ -221,7 +224,7 @@ def _device_row(row: object, where: str) -> tuple[Device, int]:
         raise ClusterError(f"{where}: flops must be a table of operations per second by dtype, not {flops!r}")
     changed = {
         "name": str(row.get("name", base.name)),
-        "memory": int(_positive(row["memory"], f"{where}: memory (GiB)") * GIB) if "memory" in row else base.memory,
+        "memory": bytes_of(row["memory"], f"{where}: memory") if "memory" in row else base.memory,
         "flops": {**base.flops, **{str(d): _positive(v, f"{where}: flops of {d}") for d, v in flops.items()}},
         "bandwidth": _positive(row.get("bandwidth", base.bandwidth), f"{where}: bandwidth"),
         "overhead": _positive(row.get("overhead", base.overhead), f"{where}: overhead", zero=True),
@@ -232,10 +235,18 @@ def _device_row(row: object, where: str) -> tuple[Device, int]:
 
 def _positive(value: object, what: str, *, zero: bool = False) -> float:
     """``value`` if it is a number more than 0 (or ``zero``) and not infinite."""
-    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    if not (0 < number < math.inf or (zero and number == 0)):
-        raise ClusterError(f"{what} must be a positive number, not {value!r}")
-    return number
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not (0 < number <= _LARGEST or (zero and number == 0)):
+        raise ClusterError(f"{what} must be a positive number, not {shown(value)}", hint="a number like 80.0")
+    return float(number)
+
+
+def bytes_of(gib: object, what: str) -> int:
+    """So many GiB in bytes. Raises :class:`ClusterError` calling it ``what`` for what no device has."""
+    found = _positive(gib, f"{what} (GiB)")
+    if found > _MOST_GIB:
+        raise ClusterError(f"{what} must be at most {_MOST_GIB:,} GiB, not {found:g}", hint="it is in GiB: 80.0, say")
+    return int(found * GIB)
 
 
 def _link(value: object, where: str) -> Link:

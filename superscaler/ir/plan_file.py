@@ -20,6 +20,7 @@ from superscaler.ir import text
 
 Type = TypeVar("Type")
 VERSION = 1
+_MADE = "a file that compile-plan or plan.save(...) wrote"
 MAX_BYTES = 1 << 30
 _OPENING = '{{\n"superscaler plan": {version},\n"digest": "{digest}",\n"plan": '
 _CLOSING = "\n}\n"
@@ -72,7 +73,7 @@ def _unrecognised(data: bytes, name: str) -> PlanFileError:
         return PlanFileError(f"{name} is empty", hint="compile the plan again")
     if data.startswith(opening[: len(data)]):
         return PlanFileError(f"{name} is truncated", "its first lines are not whole", hint="compile it again")
-    return PlanFileError(f"{name} is not a plan file", f"it does not begin with {opening.decode()!r} …")
+    return PlanFileError(f"{name} is not a plan file", f"it does not begin with {opening.decode()!r} …", hint=_MADE)
 
 
 def save(plan: Any, path: str | Path) -> None:
@@ -112,5 +113,5 @@ def load(path: str | Path, kind: type[Type]) -> Type:
             raise PlanFileError(f"{target} is too large for a plan", f"more than {MAX_BYTES >> 20} MiB")
         data = target.read_bytes()
     except OSError as e:
-        raise PlanFileError(f"cannot read {target}", f"{e.strerror or e}") from e
+        raise PlanFileError(f"cannot read {target}", f"{e.strerror or e}", hint=_MADE) from e
     return from_bytes(data, kind, str(target))

@@ -34,7 +34,9 @@ def gather(entry: Entry, args: Sequence[Any], named: Mapping[str, Any]) -> dict[
     if len(flat) > len(names):
         _refuse_settings(flat)
     if len(flat) > len(names):
-        raise InputError(f"{len(flat)} inputs were given, the plan has {len(names)}", f"they are: {', '.join(names)}")
+        raise InputError(
+            f"{len(flat)} inputs were given, the plan has {len(names)}", f"they are: {', '.join(names)}", hint="as many"
+        )
     given.update(zip(names, flat, strict=False))
     for name, value in _flatten(named):
         if value is None and name not in names:
@@ -43,11 +45,12 @@ def gather(entry: Entry, args: Sequence[Any], named: Mapping[str, Any]) -> dict[
             _refuse_settings([value])
             raise InputError(f"the plan has no input {name!r}", hint=did_you_mean(name, names))
         if name in given:
-            raise InputError(f"input {name!r} was given twice")
+            raise InputError(f"input {name!r} was given twice", hint=f"by its place, or as {name}=…")
         given[name] = value
     missing = [name for name in names if name not in given]
     if missing:
-        raise InputError(f"input {missing[0]!r} was not given", f"the plan's inputs are: {', '.join(names)}")
+        raise InputError(f"input {missing[0]!r} was not given", f"the plan's inputs are: {', '.join(names)}",
+                         hint=f"{missing[0]}=a tensor of shape {entry.graph.tensor[missing[0]].shape}")  # fmt: skip
     return {name: _checked(entry, name, given[name]) for name in names}
 
 
@@ -84,7 +87,7 @@ def _flatten(named: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
 def _checked(entry: Entry, name: str, value: Any) -> Tensor:
     tensor = entry.graph.tensor[name]
     if not isinstance(value, Tensor):
-        raise InputError(f"input {name!r} is a {type(value).__name__}, not a tensor")
+        raise InputError(f"input {name!r} is a {type(value).__name__}, not a tensor", hint="torch.as_tensor(...)")
     if tuple(value.shape) != tensor.shape:
         raise InputError(
             f"input {name!r} has shape {tuple(value.shape)}, the plan was compiled for {tensor.shape}",

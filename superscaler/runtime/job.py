@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from superscaler.errors import InputError, NonFiniteLoss, RunError, UsageError, did_you_mean
+from superscaler.ir.argument import whole
 from superscaler.ir.plan import Plan
 from superscaler.ir.region import Region
 from superscaler.runtime import checkpoint, restore
@@ -30,7 +31,7 @@ class Job:
     def __init__(self, plan: Plan, crew: Crew, *, model: nn.Module | None = None, finite: bool = False) -> None:
         self.plan = plan
         self.steps = 0
-        self.seed = int(plan.settings.get("seed", 0))
+        self.seed = whole(plan.settings.get("seed", 0), "the plan's seed")
         self._crew: Crew | None = crew
         self._finite = finite
         self._cutters: dict[str, Cutter] = {}
@@ -48,7 +49,8 @@ class Job:
         :class:`WorkerError` when a worker fails, and, launched with ``nan="raise"``, :class:`NonFiniteLoss` after a
         step whose loss is no number: the job can then still be looked at, and go on from a checkpoint.
         """
-        rate = self.plan.settings.get("lr") if lr is None else _rate(lr)
+        stated = self.plan.settings.get("lr") if lr is None else lr
+        rate = None if stated is None else _rate(stated)
         outputs = self._run("train", inputs, named, rate, self.steps + 1)
         self.steps += 1
         loss = next(found["loss"] for found in outputs if "loss" in found)
@@ -226,9 +228,9 @@ def _rate(lr: Any) -> float:
     try:
         rate = float(lr)
     except (TypeError, ValueError) as e:
-        raise InputError(f"lr is {lr!r}", "a learning rate is one number") from e
+        raise InputError(f"lr is {lr!r}", "a learning rate is one number", hint="lr=1e-3") from e
     if not isfinite(rate) or rate < 0:
-        raise InputError(f"lr is {rate}", "a learning rate is finite and not negative")
+        raise InputError(f"lr is {rate}", "a learning rate is finite and not negative", hint="lr=1e-3")
     return rate
 
 

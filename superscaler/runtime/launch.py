@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from superscaler.errors import ClusterError, UsageError, did_you_mean
+from superscaler.ir.argument import shown, whole
 from superscaler.ir.plan import Plan
 from superscaler.runtime import restore
 from superscaler.runtime.arena import check_budget
@@ -48,9 +49,10 @@ def launch(
     :class:`ClusterError` if there is less of a machine than the plan needs.
     """
     if backend not in ("ray", "inline"):
-        raise UsageError(f"unknown backend {backend!r}", hint=did_you_mean(backend, ("ray", "inline")))
+        raise UsageError(f"unknown backend {backend!r}", hint=did_you_mean(str(backend), ("ray", "inline")))
     if nan not in ("ignore", "raise"):
-        raise UsageError(f"unknown nan={nan!r}", hint=did_you_mean(nan, ("ignore", "raise")))
+        raise UsageError(f"unknown nan={nan!r}", hint=did_you_mean(str(nan), ("ignore", "raise")))
+    _refuse(plan, model, {"memory": memory, "init_seed": init_seed}, timeout)
     sources = _sources(plan, model, weights)
     needs = [t.name for t in copied(plan) if t.name not in sources]
     if needs and init_seed is None and not isinstance(weights, str | Path):
@@ -69,6 +71,19 @@ def launch(
     except BaseException:
         crew.close()
         raise
+
+
+def _refuse(plan: object, model: object, numbers: Mapping[str, object], timeout: float) -> None:
+    """Raise :class:`UsageError` for arguments of another type, before anything is started."""
+    if not isinstance(plan, Plan):
+        raise UsageError(f"{shown(plan)} is no plan to launch", hint="superscaler.compile(...), or Plan.load(FILE)")
+    if model is not None and not isinstance(model, nn.Module):
+        raise UsageError(f"{shown(model)} is no module", hint="an instance: Net(), not Net")
+    for name, number in numbers.items():
+        if number is not None:
+            whole(number, name)
+    if not timeout > 0:
+        raise UsageError(f"timeout is {timeout}", hint="more than 0 seconds")
 
 
 def _sources(plan: Plan, model: nn.Module | None, weights: Weights | None) -> dict[str, Tensor]:

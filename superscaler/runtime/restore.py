@@ -121,7 +121,9 @@ def _index(path: Path, stem: str) -> Found:
         elif single.exists():
             names = {single.name: None}
         else:
-            raise CheckpointError(f"{path} has neither {index.name} nor {single.name}")
+            raise CheckpointError(
+                f"{path} has neither {index.name} nor {single.name}", hint="a directory that save_checkpoint(...) wrote"
+            )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise CheckpointError(f"{index} is damaged", f"{type(e).__name__}: {e}") from e
     found: Found = {}

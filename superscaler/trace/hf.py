@@ -31,6 +31,7 @@ _KINDS: dict[Kind, tuple[str, tuple[str, ...]]] = {
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_target_positions")
 _LONGEST = 2048
 IGNORE = -100
+_SAVED = "a directory as model.save_pretrained(DIR) writes it"
 
 
 def load_hf(path: str | Path) -> tuple[nn.Module, Example]:
@@ -50,8 +51,16 @@ def load_hf(path: str | Path) -> tuple[nn.Module, Example]:
     config.use_cache = False
     factory: Any = getattr(transformers, _KINDS[kind][0])
     with _quiet(transformers):
-        model = _loaded(factory, config, directory) if has_weights(directory) else factory.from_config(config)
+        model = _loaded(factory, config, directory) if has_weights(directory) else _made(factory, config, directory)
     return model, partial(_image_batch if kind == "image" else _token_batch, config, kind)
+
+
+def _made(factory: Any, config: Any, directory: Path) -> nn.Module:
+    """The model with weights drawn at random. Sizes that do not go together show only now."""
+    try:
+        return factory.from_config(config)
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AttributeError) as error:
+        raise UsageError(f"hf: no model is of the sizes in {directory}", _reason(error), hint=_SAVED) from error
 
 
 def _loaded(factory: Any, config: Any, directory: Path) -> nn.Module:
@@ -62,15 +71,14 @@ def _loaded(factory: Any, config: Any, directory: Path) -> nn.Module:
             output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
     except Exception as error:  # of safetensors, transformers or json, whichever meets the damage
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UsageError(f"hf: the weights in {directory} cannot be read", reason) from error
+        raise UsageError(f"hf: the weights in {directory} cannot be read", _reason(error), hint=_SAVED) from error
     for what in ("missing_keys", "mismatched_keys"):
         if told[what]:
             name = sorted(str(each[0] if isinstance(each, tuple) else each) for each in told[what])[0]
             raise UsageError(
                 f"hf: the weights in {directory} are not those of its config.json: {name} is "
                 + ("missing" if what == "missing_keys" else "of another shape"),
-                hint="a directory as model.save_pretrained(DIR) writes it",
+                hint=_SAVED,
             )
     return model
 
@@ -91,9 +99,13 @@ def _config(transformers: Any, path: Path) -> tuple[Path, Any]:
         if not isinstance(told, dict) or "model_type" not in told:
             raise ValueError("it has no model_type")
         return file.parent, transformers.AutoConfig.from_pretrained(file, local_files_only=True)
-    except (ValueError, KeyError, OSError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise UsageError(f"hf: {file} is no configuration of transformers", reason) from None
+    except Exception as error:  # of json, transformers or its checks of fields, whichever meets what is wrong
+        raise UsageError(f"hf: {file} is no configuration of transformers", _reason(error), hint=_SAVED) from None
+
+
+def _reason(error: Exception) -> str:
+    """The first lines of what a library says."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _kind(transformers: Any, config: Any, directory: Path) -> Kind:

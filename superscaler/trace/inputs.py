@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from superscaler.errors import TraceError
+from superscaler.errors import TraceError, UsageError
+from superscaler.ir.argument import shown
 
 _STATIC = (bool, int, float, str, torch.dtype, torch.device)
 
@@ -61,11 +62,13 @@ def bind(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> In
 
     Raises :class:`TraceError` if the call does not fit the signature, or has an argument that is no tensor or setting.
     """
+    _refuse_other(model, args, kwargs)
     signature = inspect.signature(model.forward)
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
-        raise TraceError(f"the inputs do not fit {type(model).__name__}: {error}", f"forward{signature}") from None
+        raise TraceError(f"the inputs do not fit {type(model).__name__}: {error}", f"forward{signature}",
+                         hint="args: a tuple of what forward takes by place; kwargs: by name") from None  # fmt: skip
     paths, spec = pytree.tree_flatten_with_path((tuple(args), dict(kwargs)))
     tensors: dict[str, Tensor] = {}
     leaves: list[Any] = []
@@ -84,6 +87,17 @@ def bind(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> In
     if not tensors:
         raise TraceError("no input is a tensor", hint="pass a batch: trace(model, (ids, labels))")
     return Inputs(tensors, tuple(leaves), spec)
+
+
+def _refuse_other(model: object, args: object, kwargs: object) -> None:
+    """Raise :class:`UsageError` for what is no module, or no arguments of one."""
+    if not isinstance(model, nn.Module):
+        what = f"the class {model.__name__}" if isinstance(model, type) else shown(model)
+        raise UsageError(f"{what} is no module", hint="an instance of torch.nn.Module: Net(), not Net")
+    if isinstance(args, Tensor | str | bytes) or not isinstance(args, Sequence):
+        raise UsageError(f"args: {shown(args)} is not several", hint="a tuple: (ids, labels), or (x,) of one")
+    if not isinstance(kwargs, Mapping):
+        raise UsageError(f"kwargs: {shown(kwargs)} has no names", hint='{"labels": labels}, say')
 
 
 def _name(signature: inspect.Signature, path: Sequence[Any]) -> str:

@@ -133,7 +133,7 @@ def _drafted(
 
 def _known(what: str, given: str, choices: Any) -> None:
     if given not in choices:
-        raise UsageError(f"trace: no {what} {given!r}", hint=did_you_mean(given, choices))
+        raise UsageError(f"trace: no {what} {given!r}", hint=did_you_mean(str(given), choices))
 
 
 def _mode(model: nn.Module, inputs: Inputs) -> FakeTensorMode:

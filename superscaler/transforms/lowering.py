@@ -340,11 +340,13 @@ class Lowering:
         return whole
 
     def _refuse(self, tensor: str, reader: Op | None = None) -> PlanError:
+        if not self.micro:
+            return self._refuse_turns(tensor, reader)
         op = reader or self.graph.producer.get(tensor)
         return PlanError(
             f"the model cannot be micro-batched: {tensor!r} depends on the whole batch, its reader on one micro-batch",
             op.where if op else f"{tensor!r} is an input",
-            "a nonlinear op consumes a reduction over the batch, so micro-batches would compute something else",
+            "what is not linear in a reduction over the batch, or takes the batch whole, needs more than a micro-batch",
             hint="microbatches=1 (data parallelism alone is exact)",
         )
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
+from math import inf, nan
 
 import msgspec
 
 from superscaler.errors import UsageError
+from superscaler.ir.argument import shown
 from superscaler.ir.entry import MASTER
 from superscaler.ir.graph import Graph, Op, Tensor
 from superscaler.transforms.precision import HALF, wide, with_wide_gradients
@@ -52,6 +54,10 @@ class AdamW(msgspec.Struct, frozen=True, tag="adamw"):
 
 
 Optimizer = SGD | AdamW
+_RANGES = (
+    ("lr", 0.0, inf), ("momentum", 0.0, inf), ("weight_decay", 0.0, inf), ("eps", 0.0, inf), ("betas", 0.0, 1.0),
+)  # fmt: skip
+"""The numbers of optimizers: from, to below (as ``torch.optim`` has them)."""
 
 
 def _group(optimizer: Optimizer, name: str) -> tuple[float, float]:
@@ -125,8 +131,21 @@ def _verify(graph: Graph, optimizer: Optimizer) -> None:
                 raise UsageError(
                     f"optimizer group {glob!r} matches no parameter", hint=", ".join([*graph.gradients][:8])
                 )
-    if optimizer.clip_norm is not None and optimizer.clip_norm <= 0:
-        raise UsageError(f"clip_norm must be positive, not {optimizer.clip_norm}")
+    if optimizer.clip_norm is not None and not _number(optimizer.clip_norm) > 0:
+        raise UsageError(f"clip_norm must be positive, not {shown(optimizer.clip_norm)}", hint="clip_norm=1.0")
+    for name, least, most in _RANGES:
+        given = getattr(optimizer, name, 0.0)
+        for number in given if isinstance(given, tuple | list) else (given,):
+            if not least <= _number(number) < most:
+                raise UsageError(f"{name} must be from {least:g} to below {most:g}, not {shown(given)}",
+                                 hint=f"as by default: {name}={getattr(type(optimizer)(), name)}")  # fmt: skip
+    if isinstance(optimizer, SGD) and optimizer.nesterov and not optimizer.momentum:
+        raise UsageError("nesterov=True needs a momentum", hint="momentum=0.9")
+
+
+def _number(given: object) -> float:
+    """``given`` if it is a number; what is none is in no range."""
+    return float(given) if isinstance(given, int | float) and not isinstance(given, bool) else nan
 
 
 def _scaled(b: _Builder, scale: float, dtype: str) -> str:

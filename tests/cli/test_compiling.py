@@ -186,6 +186,10 @@ MISTAKES = {
         ["compile-plan", "gpt", "--batch", "2", "--plan", "data_parallel:ways=2,microbatches=3"],
         "a batch of 2 cannot be split into 6 parts", 1,
     ),
+    "memory that is no number": (["compile-plan", "gpt", *SINGLE, "--memory", "nan"], "--memory is nan GiB", 2),
+    "memory that no device has": (["compile-plan", "gpt", *SINGLE, "--memory", "1e300"], "at most 1,048,576 GiB", 1),
+    "a rate that is no number": (["compile-plan", "gpt", *SINGLE, "--lr", "nan"], "--lr is nan", 2),
+    "a time that is no number": (["compile-plan", "gpt", *SINGLE, "--time-limit", "nan"], "time limit: nan", 2),
     "too little memory": (["compile-plan", "gpt", *SINGLE, "--memory", "0.0001"], "InfeasiblePlan", 1),
     "too little memory for any plan": (
         ["compile-plan", "gpt", "--devices", "2", "--memory", "0.0001"], "no plan for 2 devices fits", 1,
@@ -242,6 +246,27 @@ def test_a_plan_script_that_fails_is_told_with_its_line(superscaler: Command) ->
     assert "wrong.py:2" in said.err
     assert "stagess" in said.err
     assert "Traceback" not in said.err
+
+
+def test_a_script_that_gives_a_plan_is_told_to_be_one(superscaler: Command) -> None:
+    Path("maker.py").write_text("def maker(ways):\n    return lambda p: p.microbatches(2)\n")
+    said = superscaler(*TINY, "--plan", "maker.py:maker", "--devices", "2")
+    assert (said.code, "the plan gives a plan" in said.err) == (2, True)
+
+
+@pytest.mark.parametrize("body", ["import sys\nsys.exit(3)", "1 / 0", "import no_such_package"])
+def test_a_module_or_the_package_around_it_that_ends_the_command_is_told_with_its_line(
+    body: str, superscaler: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    package = f"ending_{abs(hash(body))}"
+    Path(package).mkdir()
+    Path(package, "__init__.py").write_text(body)
+    for name in (f"{package}:f", f"{package}.inner:f"):
+        said = superscaler("compile-plan", name, *SINGLE)
+        assert said.code == 2
+        assert "cannot be imported" in said.err
+        assert f"__init__.py:{body.count(chr(10)) + 1}" in said.err
 
 
 def test_a_full_disk_leaves_the_plan_that_was_there(superscaler: Command, monkeypatch: pytest.MonkeyPatch) -> None:

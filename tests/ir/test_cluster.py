@@ -59,6 +59,8 @@ def test_mixed_devices_and_links(tmp_path: Path) -> None:
     ("[[devices]]\nmemory = inf", "memory (GiB) must be a positive number, not inf"),
     ("[[devices]]\nmemory = true", "memory (GiB) must be a positive number"),
     ("[[devices]]\nmemory = '80'", "memory (GiB) must be a positive number"),
+    ("[[devices]]\nmemory = 1e300", "memory must be at most 1,048,576 GiB"),
+    ("[[devices]]\nspeed = 1" + "0" * 400, "speed must be a positive number"),
     ("[[devices]]\nspeed = 0", "speed must be a positive number"),
     ("[[devices]]\nspeed = 'fast'", "speed must be a positive number"),
     ("[[devices]]\nbandwidth = -1", "bandwidth must be a positive number"),
@@ -76,11 +78,24 @@ def test_mixed_devices_and_links(tmp_path: Path) -> None:
     ("[[devices]]\ncount = 16\n[links]\nintra = 'nvlink4'", "no link between devices 0 and 8, on different nodes"),
     ("[[devices]]\ncount = 4\n[links]\ninter = 'ethernet'", "no link between devices 0 and 1, on one node"),
     ("[[devices", "not valid TOML"),
+    ("a = " + "[" * 5000, "not valid TOML"),
 ])  # fmt: skip
 def test_what_is_wrong_is_named(text: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(ClusterError) as caught:
         load(text, tmp_path)
     assert says in str(caught.value)
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "binary.toml").write_bytes(b"\x80\xff")
+    with pytest.raises(ClusterError, match="not valid TOML"):
+        Cluster.load(tmp_path / "binary.toml")
+
+
+@pytest.mark.parametrize("memory", [0, -1.0, float("nan"), float("inf"), 1e300, "80"])
+def test_memory_that_no_device_has(memory: float) -> None:
+    with pytest.raises(ClusterError, match="memory"):
+        Cluster.local(2, memory=memory)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

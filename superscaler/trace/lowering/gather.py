@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
+
 from superscaler.trace.draft import Builder, Shape, Value
 from superscaler.trace.lowering.call import Call, Lowering, Result
-from superscaler.trace.lowering.pointwise import binary, scale
-from superscaler.trace.views import block, permute, reshape, unblock
+from superscaler.trace.lowering.pointwise import binary, cast, scale
+from superscaler.trace.views import block, expand, permute, reshape, unblock
 
 
 def _padding(index: int) -> int | None:
@@ -29,8 +33,50 @@ def _gather(b: Builder, c: Call) -> Result:
     return b.op(c.target, [x, c["dim"] % x.rank if x.rank else 0, c["index"]], c.out)
 
 
+def _row_wise(b: Builder, shape: Shape, indices: Sequence[Value | None]) -> Value | None:
+    """The index of a gather along dim 1 that takes what ``indices`` do, if they take from each row by itself.
+
+    ``x[arange(n), index]`` picks a token of each sequence: rows of the batch that a general lookup would keep whole.
+    None if ``indices`` are others.
+    """
+    if len(indices) < 2 or not _counts(indices[0], shape[0]) or any(i is not None for i in indices[2:]):
+        return None
+    rows, index = indices[:2]
+    if rows is None or index is None or index.dtype == "bool" or rows.rank < index.rank:
+        return None
+    index = cast(b, index, "int64")
+    below = b.op("aten.lt.Scalar", [index, 0], (index.shape, "bool"))
+    from_end = binary(b, "add", index, shape[1], (index.shape, "int64"))
+    index = b.op("aten.where.self", [below, from_end, index], (index.shape, "int64"))
+    wide = expand(b, index, (shape[0], *(index.shape[d - rows.rank] if d >= rows.rank - index.rank else 1
+                                         for d in range(1, rows.rank))))  # fmt: skip
+    each = (shape[0], wide.numel // shape[0])
+    column = reshape(b, wide, (*each, *[1] * (len(shape) - 2)))
+    return expand(b, column, (*each, *shape[2:]))
+
+
+def _counts(rows: Value | None, size: int) -> bool:
+    """Whether ``rows`` is 0, 1, … ``size`` - 1 along its first dim, of which the others are to be broadcast."""
+    if rows is None or rows.rank == 0 or rows.shape[0] != size or rows.numel != size:
+        return False
+    while rows.op is not None and rows.op.target == "superscaler.reshape":
+        rows = rows.op.inputs[0]
+    return rows.op is not None and rows.op.target == "superscaler.arange" and rows.op.args[:2] == (0, 1)
+
+
+def _all_rows(shape: Shape, indices: Sequence[Value | None]) -> bool:
+    """Whether ``indices`` take every row, in order."""
+    return bool(indices) and _counts(indices[0], shape[0]) and all(i is None for i in indices[1:])
+
+
 def _index(b: Builder, c: Call) -> Result:
-    return b.op("aten.index.Tensor", [c["self"], list(c["indices"])], c.out)
+    x, indices = c["self"], list(c["indices"])
+    if _all_rows(x.shape, indices):
+        return reshape(b, x, c.out[0])
+    rows = _row_wise(b, x.shape, indices)
+    if rows is None:
+        return b.op("aten.index.Tensor", [x, indices], c.out)
+    return reshape(b, b.op("aten.gather.default", [x, 1, rows], (rows.shape, x.dtype)), c.out[0])
 
 
 def _index_select(b: Builder, c: Call) -> Result:
@@ -62,7 +108,16 @@ def _index_add(b: Builder, c: Call) -> Result:
 
 
 def _index_put(b: Builder, c: Call) -> Result:
-    x, values = c["self"], c["values"]
+    x, values, indices = c["self"], c["values"], list(c["indices"])
+    if _all_rows(x.shape, indices) and (_zeros(x) or not c["accumulate"]):
+        return reshape(b, expand(b, values, (*indices[0].shape, *x.shape[1:])), x.shape)
+    rows = _row_wise(b, x.shape, indices)
+    if rows is not None:
+        taken: Shape = (*torch.broadcast_shapes(*(i.shape for i in indices if i is not None)), *x.shape[2:])
+        source = reshape(b, expand(b, values, taken), rows.shape)
+        if _zeros(x) and c["accumulate"]:
+            return b.op("superscaler.gather_backward", [source, rows, "#shape", 1], c.out)
+        return b.op(f"aten.scatter{'_add.default' if c['accumulate'] else '.src'}", [x, 1, rows, source], c.out)
     if _zeros(x) and c["accumulate"]:
         return b.op("superscaler.index_backward", [values, list(c["indices"]), "#shape"], c.out)
     return b.op("aten.index_put.default", [x, list(c["indices"]), values, c["accumulate"]], c.out)
