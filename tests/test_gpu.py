@@ -77,6 +77,18 @@ def test_torch_runs_out_of_what_the_pool_has() -> None:
         job.step(*batch)
 
 
+def test_torchs_own_products_outlive_a_job() -> None:
+    """What cuBLAS works in was not in memory that went with the job."""
+    plan, model, batch = compiled("data_parallel:ways=1")
+    x = torch.randn(512, 512, device=GPU)
+    for _ in range(2):
+        with ss.launch(plan, model, backend="inline") as job:
+            job.step(*batch)
+            x @ x
+        assert torch.addmm(x[0], x, x).isfinite().all()
+        assert torch.mm(x.bfloat16(), x.bfloat16()).isfinite().all()
+
+
 def test_decoding_reads_nothing_from_the_device() -> None:
     caches = [torch.zeros(256, 1, 2, 64, device=GPU, dtype=torch.bfloat16) for _ in range(2)]
     start, new = torch.tensor(100, device=GPU), torch.randn(1, 2, 1, 64, device=GPU, dtype=torch.bfloat16)

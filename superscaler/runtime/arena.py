@@ -18,7 +18,7 @@ from superscaler.ir.plan import Entry, Plan, StateTensor
 from superscaler.ir.region import Region
 from superscaler.runtime.binding import Binding, program_of
 from superscaler.runtime.memory import Arena, Pool, VTensor
-from superscaler.runtime.memory.mempool import open_memory_pool
+from superscaler.runtime.memory.mempool import open_memory_pool, release_libraries, settle_libraries
 from superscaler.runtime.ops import DTYPES
 
 ALIGNMENT = 64
@@ -160,6 +160,7 @@ class WorkerMemory:
             room = self.need.pool if budget is None else max(self.need.pool, budget - self.need.beside)
             self.pool = Pool("host", room, self.need.chunk, name=f"worker {worker}")
         else:
+            settle_libraries(device)
             room = torch.cuda.mem_get_info(device)[0] if budget is None else budget
             self.pool = Pool("cuda", room, self.need.chunk, name=f"worker {worker}")
         try:
@@ -208,5 +209,7 @@ class WorkerMemory:
         """Give everything back; tensors that are still held meet the guard."""
         self.state.clear()
         # torch gives back what it has kept for later, while there is somebody to take it.
-        self._activations = None
+        if self._activations is not None:
+            release_libraries()
+            self._activations = None
         self.pool.close()

@@ -63,6 +63,8 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
     monkeypatch.setattr(torch._C, "_cuda_customAllocator", lambda *addresses: addresses, raising=False)
     monkeypatch.setattr(torch.cuda, "MemPool", MemPool)
     monkeypatch.setattr(torch.cuda, "use_mem_pool", use)
+    monkeypatch.setattr(arena, "settle_libraries", lambda device: None)
+    monkeypatch.setattr(arena, "release_libraries", lambda: None)
 
     def on_the_device(plan: Any, index: int, device: torch.device, budget: int | None) -> WorkerMemory:
         return WorkerMemory(plan, index, GPU, budget)
@@ -134,6 +136,35 @@ def test_a_budget_on_a_device_has_room_for_torchs_segments(driver: FakeDriver) -
         MemPool.active[-1].segment(20 << 20)
     assert memory.pool.stats().mapped <= need.total
     memory.close()
+
+
+def test_what_libraries_keep_is_never_left_in_memory_that_goes(
+    driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cuBLAS works in what it once allocated, also after the pool that it was allocated in."""
+    workspace: list[int] = []  # the bytes of the device that were in use when it was allocated
+
+    def product() -> None:
+        if not workspace:
+            if MemPool.active:
+                MemPool.active[-1].segment(32 << 20)
+            workspace.append(driver.live)
+
+    def settle(device: torch.device) -> None:
+        workspace.clear()
+        product()
+
+    monkeypatch.setattr(arena, "settle_libraries", settle)
+    monkeypatch.setattr(arena, "release_libraries", workspace.clear)
+    plan = plans.in_arena(plans.whole())
+    for _ in range(2):
+        memory = WorkerMemory(plan, 0, GPU, need_of(plan, 0, GPU).total)
+        with memory.allocating():
+            product()
+        assert workspace == [0], "allocated before the pool was"
+        memory.close()
+        assert not workspace
+        assert driver.live == 0
 
 
 def test_workers_on_a_gpu_say_which(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@
 :class:`Pool`, so activations, arenas and KV caches share one budget. torch asks for segments (2 MiB and more) and
 caches inside of them; a segment that torch lets go of goes back to the pool.
 
+What torch's libraries keep for themselves stays out of it (:func:`settle_libraries`), as the context does.
+
 Callbacks need the interpreter lock while torch's allocator holds its own. So only one Python thread per process may
 allocate CUDA memory while a pool is in use; our background thread never touches torch's allocator.
 """
@@ -12,12 +14,15 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from superscaler.errors import BackendUnavailable, SuperscalerError
 from superscaler.garbage import uncollected
 from superscaler.runtime.memory.pool import Pool
 from superscaler.runtime.memory.vtensor import VTensor
+
+if TYPE_CHECKING:
+    import torch
 
 _ALLOCATE = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p)
 _FREE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p)
@@ -88,3 +93,22 @@ def open_memory_pool(pool: Pool, owner: str = "activations") -> Any:
     # Before torch 2.11 a MemPool did not keep its allocator alive, and blocks may outlive the pool.
     _CALLBACKS.append(allocator)
     return torch.cuda.MemPool(allocator)
+
+
+def settle_libraries(device: torch.device) -> None:
+    """Have cuBLAS allocate its workspaces now, outside of any pool. To be called before a pool is entered.
+
+    A workspace (32 MiB on Hopper) comes from torch's allocator with the first product of a thread and stream, and every
+    later product works in it, whoever's it is. In a pool of ours it would be gone when the pool is closed.
+    """
+    import torch
+
+    release_libraries()
+    x = torch.ones(32, 32, device=device)
+    torch.mm(x, x)
+    torch.addmm(x[0], x, x)  # by cuBLASLt, which has another one
+
+
+def release_libraries() -> None:
+    """Have cuBLAS let go of its workspaces: the next product makes new ones. To be called before a pool is closed."""
+    importlib.import_module("torch._C")._cuda_clearCublasWorkspaces()
