@@ -124,7 +124,8 @@ LOSSES: dict[str, Callable[[Chain, Tensor, Tensor], Tensor]] = {
 WHOLE_BATCH: dict[str, Callable[[Chain, Tensor, Tensor], Tensor]] = {
     "spread": lambda m, x, ids: x.var(dim=(0, 1), correction=0).sum() + x.logsumexp(-1).mean(),
     "contrast": lambda m, x, ids: -F.log_softmax(x.mean(1) @ x.mean(1).t(), -1).diagonal().mean(),
-    "worst": lambda m, x, ids: x.mean((1, 2)).amax(),
+    # Rows of another scale each: of equal ones (what a norm gives), rounding would choose the largest.
+    "worst": lambda m, x, ids: (F.softplus(x).mean((1, 2)) * torch.arange(1, len(x) + 1)).amax(),
 }
 """Losses that a batch in parts cannot give: a nonlinear function of a reduction over it."""
 LOSSES |= WHOLE_BATCH

@@ -105,7 +105,9 @@ def _together(singly: tuple[Parts, dict[int, int]]) -> tuple[Parts, tuple[int, .
     parts, devices = singly
     missing = [i for i in range(len(parts)) if i not in devices]
     if missing:
-        raise PlanError(f"part {missing[0]} of {len(parts)} of {parts.op.name} is assigned to no device")
+        raise PlanError(
+            f"part {missing[0]} of {len(parts)} of {parts.op.name} is assigned to no device", hint="every part on one"
+        )
     return parts, tuple(devices[i] for i in range(len(parts)))
 
 

@@ -65,11 +65,12 @@ def _stage_specs(view: GraphView, stages: Sequence[Stage], record: Record, said:
 def _used_axes(record: Record, found: set[str]) -> None:
     """Every axis that something is split along is one of some stage's devices, or of turns."""
     said = [axis for axis, _, _ in (*record.anchors, *record.wishes, *record.sharded)]
-    for axis in dict.fromkeys((*record.batch, *said)):
+    for axis in dict.fromkeys((*record.batch, *said, *sorted(found, key=str))):
         known = record.axes.get(axis)
         if known is None:
             raise UsageError(
-                f"no axis is called {axis!r}", hint=did_you_mean(axis, record.axes) if record.axes else None
+                f"no axis is called {axis!r}",
+                hint=did_you_mean(str(axis), record.axes) if record.axes else "p.axis(name, ways) declares one",
             )
         if known.ways > 1 and known.kind == "space" and axis not in found:
             raise PlanError(

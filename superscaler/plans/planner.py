@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from superscaler.errors import PlanError, SplitError, UsageError, did_you_mean
 from superscaler.ir.argument import shown, whole
@@ -50,6 +50,9 @@ class Planner(GraphView):
         """
         if devices and len(devices) != whole(count, "stages"):
             raise PlanError(f"devices of {len(devices)} stages for {count} stages", hint="a group for each stage")
+        for group in devices:
+            self._known(tuple(_several(group, "the devices of a stage")))
+        self._unassigned()
         fast = speeds(self.graph, self.forward, self.cluster, devices) if devices else ()
         runs = cut(self.graph, self.forward, whole(count, "stages"), partial(weight, graph=self.graph), fast)
         self._stages = [Stage(self, i, tuple(run)) for i, run in enumerate(runs)]
@@ -57,18 +60,25 @@ class Planner(GraphView):
 
     def cut(self, *groups: Iterable[Op]) -> list[Stage]:
         """Stages of the given forward ops each, in order; every forward op belongs to one."""
-        self._stages = [Stage(self, i, tuple(group)) for i, group in enumerate(groups)]
+        self._unassigned()
+        self._stages = [Stage(self, i, tuple(self._ops(group))) for i, group in enumerate(groups)]
         times = Counter(op.name for stage in self._stages for op in stage.ops)
-        missing = {op.name for op in self.forward} - times.keys()
-        if missing:
-            raise PlanError(f"{len(missing)} forward ops belong to no stage, {min(missing)} among them")
-        twice = [name for name, count in times.items() if count > 1]
-        if twice:
-            raise PlanError(f"{len(twice)} ops belong to several stages, {twice[0]} among them")
-        empty = [stage.index for stage in self._stages if not stage.ops]
-        if empty:
-            raise PlanError(f"stage {empty[0]} has no ops")
+        forward = {op.name for op in self.forward}
+        hint = "each op of p.forward in one group"
+        if missing := forward - times.keys():
+            raise PlanError(f"{len(missing)} forward ops belong to no stage, {min(missing)} among them", hint=hint)
+        if others := times.keys() - forward:
+            raise PlanError(f"{len(others)} ops of stages are not forward ops, {min(others)} among them", hint=hint)
+        if twice := [name for name, count in times.items() if count > 1]:
+            raise PlanError(f"{len(twice)} ops belong to several stages, {twice[0]} among them", hint=hint)
+        if empty := [stage.index for stage in self._stages if not stage.ops]:
+            raise PlanError(f"stage {empty[0]} has no ops", hint="leave it out")
         return self._stages
+
+    def _unassigned(self) -> None:
+        """Stages are cut before any is assigned: what was said of the old ones would be taken for the new ones."""
+        if self._said.assigned.stages:
+            raise PlanError("stages are cut anew after some were assigned", hint="p.stages(...) once, before p.assign")
 
     def runs(self, ops: Sequence[Op], count: int) -> list[list[Op]]:
         """``ops`` in ``count`` consecutive runs of about equal cost, cut where little crosses."""
@@ -112,6 +122,8 @@ class Planner(GraphView):
     def prefer_output(self, op: Op, index: int, ways: int, *, axis: str) -> None:
         """Split ``op`` along dim ``index`` of its result if nothing said before has decided about it."""
         shape = self.graph.tensor[op.outputs[0]].shape
+        if whole(index, "index") < 0:
+            raise UsageError(f"dims of a result are counted from 0, not {index}", hint=f"0 to {len(shape) - 1}")
         if len(shape) <= index or shape[index] < ways:
             return
         extent, inner = digit_of(shape[index], ways)
@@ -123,9 +135,11 @@ class Planner(GraphView):
     def replicate(self, op: Op, ways: int = 1, *, axis: str | None = None) -> Parts:
         """Have each device compute ``op`` whole: those of ``axis``, or the ``ways`` that the parts are assigned to."""
         self._own(op)
+        if whole(ways, "ways") < 1:
+            raise PlanError(f"{op.name} cannot be replicated {ways} ways", op.where, hint="ways=1: once")
         if axis is not None:
             self._said.anchors.append((axis, op.name, None))
-        return Parts(op, ((WHOLE, whole(ways, "ways")),))
+        return Parts(op, ((WHOLE, ways),))
 
     def split_batch(self, ways: int, *, axis: str = "data") -> None:
         """Split the batch ``ways`` ways: the first dim of every input that has it. Again on another axis: inside."""
@@ -154,10 +168,10 @@ class Planner(GraphView):
     def _parameters(self, names: Iterable[str]) -> list[str]:
         """``names``, all of which must be the model's parameters."""
         known = {t.name for t in self.graph.tensors if t.kind == "parameter"}
-        listed = [names] if isinstance(names, str) else list(names)
+        listed: list[str] = [names] if isinstance(names, str) else _several(names, "parameters")
         for name in listed:
             if name not in known:
-                raise UsageError(f"the model has no parameter {name!r}", hint=did_you_mean(name, known))
+                raise UsageError(f"the model has no parameter {name!r}", hint=did_you_mean(str(name), known))
         return listed
 
     def axis(self, name: str, ways: int) -> str:
@@ -171,7 +185,7 @@ class Planner(GraphView):
         The parts take turns: what a part makes for itself is gone before the next one begins, unless the backward reads
         it. Returns the axis, for ``prefer``: a preference for an op that is not of ``ops`` guides those that follow it.
         """
-        self._said.take_turns(ops, ways, axis)
+        self._said.take_turns(self._ops(ops), ways, axis)
         return axis
 
     def assign(
@@ -183,12 +197,9 @@ class Planner(GraphView):
         A device that is given to several parts of an op runs them one after the other. Ops may be assigned one by one:
         those of a stage that nothing is said of are on the stage's devices, or, if it has none, with the ops before.
         """
-        listed = (devices,) if isinstance(devices, int) else tuple(devices)
-        self._known(listed)
+        listed = self._listed(devices)
         if isinstance(what, Stage):
-            if len(set(listed)) != len(listed):
-                raise PlanError(f"a device is given twice: {list(listed)}")
-            self._said.assigned.stages[what.index] = Place(listed, tuple(axes))
+            self._assign_stage(what, Place(listed, tuple(_several(axes, "axes"))))
             return
         each = list(what) if isinstance(what, list | tuple) else [what]
         single = [part for part in each if isinstance(part, Part)]
@@ -199,9 +210,18 @@ class Planner(GraphView):
         for one in each:
             self._said.assigned.add(self._parts_of(one), listed)
 
+    def _assign_stage(self, stage: Stage, place: Place) -> None:
+        if len(set(place.devices)) != len(place.devices):
+            raise PlanError(f"a device is given twice: {list(place.devices)}", hint="each device of a stage once")
+        if stage not in self._stages and (len(self._stages) > 1 or stage != self.whole):
+            raise PlanError(f"stage {stage.index} is none of this plan's {len(self._stages)} stages",
+                            hint="what the last p.stages(...) or p.cut(...) gave")  # fmt: skip
+        self._said.assigned.stages[stage.index] = place
+
     def _parts_of(self, what: object) -> Parts:
         if isinstance(what, Part):
-            raise PlanError(f"parts of {what.parts.op.name} are assigned with other than one device each")
+            raise PlanError(f"parts of {what.parts.op.name} are assigned with other than one device each",
+                            hint="as many parts as devices")  # fmt: skip
         return what if isinstance(what, Parts) else Parts(self._own(what), ())
 
     def _own(self, op: object) -> Op:
@@ -212,23 +232,35 @@ class Planner(GraphView):
             raise PlanError(f"{op.name} is an op of another graph", hint="ops that this p.find(...) gave")
         return op
 
+    def _ops(self, what: object) -> list[Op]:
+        """One op, those of a stage, or several."""
+        each = what.ops if isinstance(what, Stage) else [what] if isinstance(what, Op) else _several(what, "ops")
+        return [self._own(op) for op in each]
+
+    def _listed(self, devices: object) -> tuple[int, ...]:
+        """One device or several, all of the cluster."""
+        listed = (devices,) if isinstance(devices, int) else tuple(_several(devices, "devices"))
+        self._known(listed)
+        return listed
+
     def _known(self, devices: tuple[Any, ...]) -> None:
         for device in devices:
-            if not isinstance(device, int):
+            if not isinstance(device, int) or isinstance(device, bool):
                 raise UsageError(f"{shown(device)} is no device", hint=f"numbers from 0 to {self.cluster.size - 1}")
             if not 0 <= device < self.cluster.size:
                 raise PlanError(
                     f"device {device} is not in the cluster of {self.cluster.size}", hint="--devices, or a smaller plan"
                 )
 
-    def recompute(self, ops: Op | Iterable[Op] | str) -> None:
+    def recompute(self, ops: Op | Stage | Iterable[Op] | str) -> None:
         """Do not keep the results of these forward ops: the backward runs them again.
 
-        "all", or what is found as a module glob, else as a source function, family or target.
+        An op, those of a stage, or several; "all", or what is found as a module glob, else as a source function,
+        family or target.
         """
         if isinstance(ops, str):
             ops = self._inner() if ops == "all" else self.find(ops) or self.find(op=ops)
-        self._said.recompute.update(self._own(op).name for op in ([ops] if isinstance(ops, Op) else ops))
+        self._said.recompute.update(op.name for op in self._ops(ops))
 
     def _inner(self) -> list[Op]:
         """All forward ops but those whose result is all that passes from one layer to the next."""
@@ -267,6 +299,13 @@ class Planner(GraphView):
     def directives(self) -> Directives:
         """What the plan said, in the form that placing takes. Raises :class:`PlanError` for what does not add up."""
         return directives(self, self._stages, self._said)
+
+
+def _several(given: object, name: str) -> list[Any]:
+    """A list of what is given. Raises :class:`UsageError` calling it ``name`` for what is not several of anything."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise UsageError(f"{name}: {shown(given)} is not several", hint="a list of them")
+    return list(cast("Iterable[Any]", given))
 
 
 __all__ = ["MICRO", "Part", "Parts", "PlanScript", "Planner", "Stage"]

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from superscaler.errors import PlanError
-from superscaler.ir.argument import whole
+from superscaler.errors import PlanError, UsageError
+from superscaler.ir.argument import shown, whole
 from superscaler.ir.graph import Graph, Op
 from superscaler.ir.layout import Axis
 from superscaler.ir.rules import rule_for
 from superscaler.ir.rules.rule import Split
 from superscaler.ir.task import Turn
 from superscaler.plans.assignment import Assignments
+from superscaler.transforms.directives import MICRO, WORLD
 
 
 @dataclass
@@ -43,7 +44,8 @@ class Record:
     _used: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
 
     def declare(self, name: str, ways: int) -> None:
-        """A mesh axis. Raises :class:`PlanError` if it has other ways already, or none."""
+        """A mesh axis. Raises :class:`PlanError` if it has other ways already, or none, or if its name is taken."""
+        _refuse_name(name)
         if whole(ways, f"the ways of axis {name!r}") < 1:
             raise PlanError(f"axis {name!r} must have at least one way, not {ways}", hint=f"{name}=1: not split")
         if name in self.axes and self.axes[name].ways != ways:
@@ -55,7 +57,9 @@ class Record:
         """An axis of time along which the parts of ``ops`` run one after the other."""
         if whole(ways, "parts") < 1:
             raise PlanError(f"co-shard needs at least one part, not {ways}", hint="one part: nothing takes turns")
-        self.axes.setdefault(axis, Axis(axis, ways, "time"))
+        _refuse_name(axis)
+        if self.axes.setdefault(axis, Axis(axis, ways, "time")) != Axis(axis, ways, "time"):
+            raise PlanError(f"axis {axis!r} is not one of {ways} turns: {self.axes[axis]}", hint="another name")
         self.turns.setdefault(axis, set()).update(op.name for op in ops)
 
     def next_digit(self, op: Op, dim: str, ways: int) -> Split:
@@ -67,6 +71,12 @@ class Record:
     def digit(self, op: Op, dim: str, ways: int, done: int = 1) -> Split:
         """The digit by which an op's dim, split ``done`` ways already, is split ``ways`` further."""
         return Split(dim, *digit_of(rule_for(op, self.graph).dims[dim].size, ways, done))
+
+
+def _refuse_name(axis: object) -> None:
+    if not isinstance(axis, str) or not axis or axis in (MICRO, WORLD):
+        taken = "" if axis not in (MICRO, WORLD) else ", which every plan has"
+        raise UsageError(f"no axis can be called {shown(axis)}{taken}", hint='another name: "data", say')
 
 
 def digit_of(size: int, ways: int, done: int = 1) -> tuple[int, int]:

@@ -6,10 +6,12 @@ import fnmatch
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from superscaler.errors import UsageError, did_you_mean
+from superscaler.errors import SplitError, UsageError, did_you_mean
+from superscaler.ir.argument import shown
 from superscaler.ir.cluster import Cluster
 from superscaler.ir.graph import Graph, Op
 from superscaler.ir.rules import rule_for
+from superscaler.ir.rules.rule import Rule
 from superscaler.transforms.blocks import layer_of
 
 VIEWS = ("view",)
@@ -28,6 +30,7 @@ class Stage:
 
         Of a function that is several ops (a linear is a transposition, a product and a sum), the heaviest only.
         """
+        _text(glob, "a glob of module paths")
         found = [o for o in self.ops if fnmatch.fnmatchcase(o.module, glob)]
         if op is None:
             return [o for o in found if self.planner.family(o) not in VIEWS]
@@ -65,7 +68,12 @@ class GraphView:
 
     def family(self, op: Op) -> str:
         """The family of an op's split rule."""
-        return rule_for(op, self.graph).family
+        return self._rule(op).family
+
+    def _rule(self, op: object) -> Rule:
+        if not isinstance(op, Op):
+            raise UsageError(f"{shown(op)} is no op", hint="p.find(...) gives a list of ops: take them one by one")
+        return rule_for(op, self.graph)
 
     def find(self, glob: str = "*", *, op: str | None = None) -> list[Op]:
         """Forward ops of the whole model; see :meth:`Stage.find`."""
@@ -73,11 +81,14 @@ class GraphView:
 
     def dims(self, op: Op) -> tuple[str, ...]:
         """The dims along which an op may be split."""
-        return tuple(n for n, d in rule_for(op, self.graph).dims.items() if not d.whole)
+        return tuple(n for n, d in self._rule(op).dims.items() if not d.whole)
 
     def size(self, op: Op, dim: str) -> int:
         """The whole length of one of an op's dims."""
-        return rule_for(op, self.graph).dims[dim].size
+        dims = self._rule(op).dims
+        if dim not in dims:
+            raise SplitError(f"{op.name} has no dim {dim!r}", op.where, hint=f"its dims are: {', '.join(dims)}")
+        return dims[dim].size
 
     def shape(self, op: Op) -> tuple[int, ...]:
         """The whole shape of an op's first result."""
@@ -144,6 +155,7 @@ class GraphView:
 
     def of_kind(self, ops: Iterable[Op], kind: str) -> list[Op]:
         """Those of ``ops`` with this source function, family or target; of a function, its heaviest ops."""
+        _text(kind, "a source function, family or target")
         found = [o for o in ops if kind in (o.function, self.family(o), o.target)]
         heavy = [o for o in found if self.family(o) in ("matmul", "attention", "gather", "norm", "convolution")]
         if found or kind in {o.function for o in self.forward} | {self.family(o) for o in self.forward}:
@@ -158,6 +170,11 @@ class GraphView:
             return any(part.isdigit() for part in op.module.split("."))
 
         return [op for op in self.forward if numbered(op) and fnmatch.fnmatchcase(op.module, modules)]
+
+
+def _text(given: object, what: str) -> None:
+    if not isinstance(given, str):
+        raise UsageError(f"{shown(given)} is not {what}", hint="text")
 
 
 def trained_forward(graph: Graph) -> tuple[Op, ...]:

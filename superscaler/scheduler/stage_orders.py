@@ -72,6 +72,8 @@ def _goes_with(name: str, shape: Shape) -> Shape | None:
     placements = constructive.find(name).placements
     if shape.placement in placements:
         return shape
+    if shape.devices == 1 and "interleaved" in placements:  # stages of one device lie in a V and in turn
+        return replace(shape, placement="interleaved")
     if shape.placement == "v" and "bidirectional" in placements:
         return replace(shape, devices=shape.stages, microbatches=2 * shape.microbatches, placement="bidirectional")
     return None

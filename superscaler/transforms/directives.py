@@ -10,6 +10,8 @@ from superscaler.ir.task import Turn
 
 MICRO = "micro"
 """The time axis of micro-batches."""
+WORLD = "world"
+"""The mesh of all devices, where stages have different ones, and its axis."""
 
 
 @dataclass(frozen=True)

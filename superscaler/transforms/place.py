@@ -17,11 +17,10 @@ from superscaler.ir.rules.rule import Split, Splits, dim_of, split_state
 from superscaler.ir.task import Placement, Reason, TaskGraph
 from superscaler.transforms.blocks import FREE
 from superscaler.transforms.digits import Digit, Taken, free, room
-from superscaler.transforms.directives import MICRO, Directives
+from superscaler.transforms.directives import MICRO, WORLD, Directives
 from superscaler.transforms.precision import optimizer_state, stepping
 from superscaler.transforms.propagate import Propagation
 
-WORLD = "world"
 CHEAP = ("view", "pointwise", "reduction", "creation")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from superscaler.ir.plan import Plan
 from tests.cli.conftest import Command
 
 INLINE = ("--backend", "inline", "--steps", "2")
@@ -31,6 +32,31 @@ def test_json_is_one_object_and_the_same_seed_gives_the_same_losses(superscaler:
     )
     assert first["losses"] == again["losses"] != other["losses"]
     assert first["steps"] == len(first["seconds"]) == 2
+
+
+@pytest.mark.parametrize("source", [{}, 5, [], {"name": "gpt", "preset": None, "set": [1], "batch": "8"}])
+def test_a_plan_that_says_no_model_says_so(
+    source: object, superscaler: Command, tiny_plan: Path, tmp_path: Path
+) -> None:
+    """A plan file may be anyone's: how its model was asked for is no proven part of it."""
+    plan = Plan.load(tiny_plan)
+    plan.model["source"] = source
+    plan.save(tmp_path / "p.json")
+    said = superscaler("run", tmp_path / "p.json", *INLINE)
+    assert said.code == 2
+    assert "does not say how its model is made" in said.err
+
+
+@pytest.mark.parametrize("setting", [{"seed": "z"}, {"lr": "fast"}])
+def test_a_plan_with_settings_that_are_no_numbers_says_so(
+    setting: dict[str, object], superscaler: Command, tiny_plan: Path, tmp_path: Path
+) -> None:
+    plan = Plan.load(tiny_plan)
+    plan.settings.update(setting)
+    plan.save(tmp_path / "p.json")
+    said = superscaler("run", tmp_path / "p.json", *INLINE)
+    assert said.code in (1, 2)
+    assert "Error: " in said.err
 
 
 def test_a_checkpoint_is_where_the_next_run_starts(superscaler: Command, tiny_plan: Path) -> None:

@@ -18,6 +18,7 @@ NAMED = [
     ("pipeline:stages=4,microbatches=8,schedule=1f1b,placement=v", 2),
     ("pipeline:stages=4,microbatches=4,schedule=interleaved_1f1b", 2),
     ("pipeline:stages=6,microbatches=4,schedule=interleaved_1f1b,chunks=3", 2),
+    ("pipeline:stages=2,microbatches=3,schedule=interleaved_1f1b", 1),
     ("pipeline:stages=4,microbatches=8,schedule=zb_h1", 4),
     ("pipeline:stages=4,microbatches=4,schedule=zb_v", 2),
     ("pipeline:stages=8,microbatches=8,schedule=v_half", 4),

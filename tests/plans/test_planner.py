@@ -199,6 +199,45 @@ def test_mistakes_are_refused_by_name(script: Script, error: type[SuperscalerErr
         subject().compile(script, 2, ss.SGD())
 
 
+ARGUMENTS: dict[str, Script] = {
+    "devices of stages that are no groups": lambda p: p.stages(2, [0, 1]),  # type: ignore[list-item]
+    "devices that there are not": lambda p: p.stages(2, [[0], [99]]),
+    "no devices": lambda p: p.assign(p.find()[0], None),  # type: ignore[arg-type]
+    "a truth value for a device": lambda p: p.assign(p.find()[0], True),
+    "axes as one text": lambda p: p.assign(p.whole, [0, 1], axes="data"),
+    "an axis that nobody declared": lambda p: p.assign(p.whole, [0, 1], axes=("data",)),
+    "an axis without a name": lambda p: p.axis("", 2),
+    "an axis that is no text": lambda p: p.axis(5, 2),  # type: ignore[arg-type]
+    "the axis of micro-batches": lambda p: p.split_batch(2, axis="micro"),
+    "the axis of all devices": lambda p: p.axis("world", 2),
+    "turns along devices": lambda p: (p.axis("data", 2), p.turns(p.find(), 2, axis="data")),
+    "turns of no ops": lambda p: p.turns(5, 2),  # type: ignore[arg-type]
+    "turns of names": lambda p: p.turns(["mul"], 2),  # type: ignore[list-item]
+    "to recompute a number": lambda p: p.recompute(5),  # type: ignore[arg-type]
+    "parameters by number": lambda p: p.reduce_early([5]),  # type: ignore[list-item]
+    "ops for parameters": lambda p: p.offload_state(p.find()),  # type: ignore[arg-type]
+    "one number for parameters": lambda p: p.shard_state(5, axis="data"),  # type: ignore[arg-type]
+    "stages of no ops": lambda p: p.cut(5),  # type: ignore[arg-type]
+    "ops of the backward": lambda p: p.cut(p.graph.ops),
+    "a stage of before": lambda p: p.assign([p.stages(4), p.stages(2)][0][3], 1),
+    "the whole, of two stages": lambda p: (p.stages(2), p.assign(p.whole, 0)),
+    "stages cut again": lambda p: (p.assign(p.stages(2)[0], 0), p.stages(3)),
+    "a glob that is no text": lambda p: p.find(5),  # type: ignore[arg-type]
+    "a function that is no text": lambda p: p.find(op=5),  # type: ignore[arg-type]
+    "dims of several ops": lambda p: p.dims(p.find()),  # type: ignore[arg-type]
+    "the size of no dim": lambda p: p.size(p.find()[0], "zz"),
+    "a dim from the end": lambda p: p.prefer_output(p.find()[0], -5, 2, axis="data"),
+    "no replicas": lambda p: p.replicate(p.find()[0], 0),
+}
+
+
+@pytest.mark.parametrize("what", ARGUMENTS)
+def test_arguments_of_another_kind_are_refused_with_what_to_try(what: str) -> None:
+    with pytest.raises(SuperscalerError) as refused:
+        subject().compile(ARGUMENTS[what], 4, ss.SGD(lr=0.1))
+    assert "try: " in str(refused.value)
+
+
 def test_an_op_of_another_graph_is_refused() -> None:
     other = ss.Planner(subject().traced.graph, ss.Cluster.local(1)).find(op="linear")[0]
     model, example = build("gpt", "tiny", layers=1, heads=1, hidden=4)

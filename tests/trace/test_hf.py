@@ -77,6 +77,14 @@ def test_bad_paths_and_configurations(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("not json")
     with pytest.raises(UsageError, match="no configuration"):
         load_hf(tmp_path)
+    for content in (b"[" * 100_000, b"\xff\xfe", b"5"):
+        (tmp_path / "config.json").write_bytes(content)
+        with pytest.raises(UsageError, match="no configuration"):
+            load_hf(tmp_path)
+    for wrong in ({"n_embd": "wide"}, {"n_embd": 16, "n_head": 7}):
+        write(tmp_path, model_type="gpt2", n_layer=1, **wrong, architectures=["GPT2LMHeadModel"])
+        with pytest.raises(UsageError, match=r"no configuration|no model is of the sizes"):
+            load_hf(tmp_path)
     write(tmp_path, model_type="gpt9")
     with pytest.raises(UsageError, match="gpt9"):
         load_hf(tmp_path)
