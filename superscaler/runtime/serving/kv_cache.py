@@ -65,11 +65,14 @@ class KVCache:
             deepest = partial if partial is not None and common >= self.block else node
             if deepest.parent is None:
                 return
-            self.tree.touch(deepest)
             matched = layout.first_token(node.depth + 1, chunk) + (common if deepest is partial else 0)
             # The last token may reach into a chunk that was not matched.
             matched = min(matched, layout.capacity((deepest.depth + 1) * chunk), len(tokens))
-            sequence.map_nodes(list(deepest.path())[::-1], tokens[:matched])
+            if not matched:
+                return
+            self.tree.touch(deepest)
+            path = list(deepest.path())[::-1]
+            sequence.map_nodes(path[: layout.chunks(matched, chunk)], tokens[:matched])
 
     def blocks(self, tokens: Sequence[int]) -> list[Block]:
         """The tokens of each chunk of a plane, in order; the last block may be short."""

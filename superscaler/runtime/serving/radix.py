@@ -27,7 +27,7 @@ class Node:
     depth: int
     chunks: list[Chunks]
     children: dict[Block, Node] = field(default_factory=dict["Block", "Node"])
-    by_first: dict[int, list[Node]] = field(default_factory=dict[int, "list[Node]"])
+    by_first: dict[Block, list[Node]] = field(default_factory=dict["Block", "list[Node]"])
     used: int = 0
 
     def path(self) -> Iterator[Node]:
@@ -39,7 +39,8 @@ class Node:
 
 
 class PrefixTree:
-    """Prefixes and their chunks. A block has the tokens that begin in one chunk of a plane; the last may be short."""
+    """Prefixes and their chunks. A block has the tokens that begin in one chunk of a plane: none, where a token's row
+    is larger than a chunk and goes on in the next ones. The last block may be short."""
 
     def __init__(self) -> None:
         self.root = Node(None, (), -1, [])
@@ -69,12 +70,12 @@ class PrefixTree:
 
     def insert(self, parent: Node, block: Block, chunks: list[Chunks]) -> Node:
         """A new node; shorter tails that it contains are dropped."""
-        for other in list(parent.by_first.get(block[0], ())):
+        for other in list(parent.by_first.get(block[:1], ())):
             if not other.children and block[: len(other.tokens)] == other.tokens:
                 self._remove(other)
         node = Node(parent, block, parent.depth + 1, chunks)
         parent.children[block] = node
-        parent.by_first.setdefault(block[0], []).append(node)
+        parent.by_first.setdefault(block[:1], []).append(node)
         self.nodes += 1
         self.tokens += len(block)
         return node
@@ -117,10 +118,10 @@ class PrefixTree:
     def _remove(self, node: Node) -> None:
         assert node.parent is not None
         del node.parent.children[node.tokens]
-        same = node.parent.by_first[node.tokens[0]]
+        same = node.parent.by_first[node.tokens[:1]]
         same.remove(node)
         if not same:
-            del node.parent.by_first[node.tokens[0]]
+            del node.parent.by_first[node.tokens[:1]]
         self.nodes -= 1
         self.tokens -= len(node.tokens)
         chunks, node.chunks = node.chunks, []
@@ -131,7 +132,7 @@ class PrefixTree:
 def _longest(node: Node, block: Block) -> tuple[Node | None, int]:
     """The child with the longest common start with ``block``."""
     best, length = None, 0
-    for child in node.by_first.get(block[0], ()):
+    for child in node.by_first.get(block[:1], ()):
         common = common_start(child.tokens, block)
         if common > length:
             best, length = child, common

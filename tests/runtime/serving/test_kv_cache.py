@@ -22,6 +22,8 @@ PAGE = 4096
 GIB = 1 << 30
 DENSE = KVLayout(layers=2, heads=2, dim=16, dtype=torch.float32)  # 32 tokens per page
 UNEVEN = KVLayout(layers=4, heads=3, dim=10, dtype=torch.float32, layers_per_chunk=2)  # 17.07 tokens per page
+WIDE = KVLayout(layers=2, heads=4, dim=160, dtype=torch.float32, layers_per_chunk=2)  # 1.25 pages per token
+HUGE = KVLayout(layers=2, heads=4, dim=384, dtype=torch.float32, layers_per_chunk=2)  # 3 pages per token
 
 
 def open_cache(pages=4096, layout=DENSE, **options):
@@ -135,6 +137,20 @@ def test_the_last_token_is_always_left_to_compute():
     cache = open_cache()
     prefill(cache, list(range(64))).free()
     assert cache.create(list(range(64))).length == 63
+
+
+@pytest.mark.parametrize("layout", [WIDE, HUGE])
+def test_tokens_larger_than_a_chunk_are_found_again_as_far_as_they_are_whole(layout):
+    cache = open_cache(layout=layout)
+    prefill(cache, [1, 2, 3, 4]).free()
+    for prompt, common in (([1], 0), ([1, 2, 3, 9], 2), ([1, 2, 3, 4, 5], 3), ([2], 0)):
+        sequence = prefill(cache, prompt)
+        assert sequence.tokens[:common] == prompt[:common]
+        assert cache.pool.stats().shared >= common * layout.row // PAGE * PAGE * layout.planes
+        check(sequence)
+        sequence.free(keep=False)
+    cache.reclaim(1 << 40)
+    assert cache.pool.stats().committed == 0
 
 
 def test_short_matches_inside_a_chunk_are_not_worth_a_copy():
@@ -323,7 +339,11 @@ def test_bad_layouts_and_freed_sequences_are_named():
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**32), pages=st.sampled_from([60, 200, 4096]), layout=st.sampled_from([DENSE, UNEVEN]))
+@given(
+    seed=st.integers(0, 2**32),
+    pages=st.sampled_from([60, 200, 4096]),
+    layout=st.sampled_from([DENSE, UNEVEN, WIDE, HUGE]),
+)
 def test_random_traffic_never_mixes_sequences_up(seed, pages, layout):
     draw = random.Random(seed)
     cache = open_cache(pages=pages, layout=layout)
