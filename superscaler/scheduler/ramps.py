@@ -12,45 +12,17 @@ no communication the idle time is ``6p - 1 - 3K`` half-stage times while both te
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from superscaler.scheduler.bounds import Bound
 from superscaler.scheduler.flow import BACKWARD, FORWARD, WEIGHT, Flow
-
-
-@dataclass(frozen=True, slots=True)
-class Heads:
-    """For each stage the least time before a forward and a backward; from the end, before a backward and a forward."""
-
-    forward: tuple[int, ...]
-    backward: tuple[int, ...]
-    backward_from_end: tuple[int, ...]
-    forward_from_end: tuple[int, ...]
-
-
-def heads(flow: Flow) -> Heads:
-    """The longest chains, of one micro-batch, to the start of each task and from its end."""
-    f, b, w = flow.duration
-    last = flow.stages - 1
-    forward, backward = [0] * (last + 1), [0] * (last + 1)
-    for s in range(1, last + 1):
-        forward[s] = forward[s - 1] + f[s - 1] + flow.into_forward[s]
-    backward[last] = forward[last] + f[last]
-    for s in range(last - 1, -1, -1):
-        backward[s] = backward[s + 1] + b[s + 1] + flow.into_backward[s]
-    from_end_b, from_end_f = [w[0]] * (last + 1), [0] * (last + 1)
-    for s in range(1, last + 1):
-        from_end_b[s] = max(w[s], from_end_b[s - 1] + b[s - 1] + flow.into_backward[s - 1])
-    from_end_f[last] = from_end_b[last] + b[last]
-    for s in range(last - 1, -1, -1):
-        from_end_f[s] = max(from_end_b[s] + b[s], from_end_f[s + 1] + f[s + 1] + flow.into_forward[s + 1])
-    return Heads(tuple(forward), tuple(backward), tuple(from_end_b), tuple(from_end_f))
+from superscaler.scheduler.heads import Heads, heads
+from superscaler.scheduler.lives import memory_bound
 
 
 def ramp_bound(flow: Flow) -> Bound:
     """The best bound of this kind over the devices; it also covers heads, tails and one critical path."""
     best = Bound(_one_microbatch(flow, heads(flow)), "one micro-batch, out and back", "the critical path")
-    return max((best, *device_bounds(flow), memory_bound(flow)), key=lambda bound: bound.value)
+    return max((best, *device_bounds(flow), memory_bound(flow, heads(flow))), key=lambda bound: bound.value)
 
 
 def device_bounds(flow: Flow) -> list[Bound]:
@@ -87,18 +59,6 @@ def draining(flow: Flow, head: Heads, d: int) -> tuple[int, int]:
         work += count * gradients
         left -= count
     return since - min(since, work), since
-
-
-def memory_bound(flow: Flow) -> Bound:
-    """``capacity * T >= microbatches * shortest lives``: throughput when memory is the bottleneck."""
-    b, w = flow.duration[BACKWARD], flow.duration[WEIGHT]
-    best = Bound(0, "", "")
-    for d, mine in enumerate(flow.stages_of):
-        lives = sum(flow.round_trip[s] + b[s] + w[s] for s in mine)
-        value = -(-flow.microbatches * lives // flow.capacity[d])
-        if value > best.value:
-            best = Bound(value, "activations times their shortest lives", f"memory of device {d}")
-    return best
 
 
 def _most_forwards(durations: Sequence[int], capacity: int, microbatches: int) -> int:
