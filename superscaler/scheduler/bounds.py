@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from superscaler.scheduler.problem import Problem, jobs_by_lane, topological_order
+from superscaler.scheduler.symmetry import interchangeable
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +75,16 @@ def closed_form(problem: Problem) -> Bound:
         )
         if value > best.value:
             best = Bound(value, "one lane with heads and tails", f"lane {lane} of device {device}")
+    chains = _Chains(problem) if any(problem.capacity) else None
     for device, capacity in enumerate(problem.capacity):
-        if capacity:
-            value = _memory_bound(problem, device, capacity)
+        if capacity and chains is not None:
+            value = _memory_bound(problem, chains, device, capacity)
             if value > best.value:
                 best = Bound(value, "memory units times ticks", f"memory of device {device}")
     return best
 
 
-def _memory_bound(problem: Problem, device: int, capacity: int) -> int:
+def _memory_bound(problem: Problem, chains: _Chains, device: int, capacity: int) -> int:
     """``capacity * T >= sum of units * ticks``: a unit is held at least as long as the chain to what gives it back.
 
     Needs every taking job of the device to have one giving job of its chain, stage and micro-batch; otherwise 0.
@@ -96,9 +98,25 @@ def _memory_bound(problem: Problem, device: int, capacity: int) -> int:
         return 0
     if any(jobs[takers[key]].acquire != jobs[giver].release for key, giver in givers.items()):
         return 0
-    after = _within_microbatches(problem)
-    held = (jobs[taker].acquire * _longest(problem, after, taker, givers[key]) for key, taker in takers.items())
+    held = (jobs[taker].acquire * chains.longest(taker, givers[key]) for key, taker in takers.items())
     return -(-sum(held) // capacity)
+
+
+class _Chains:
+    """The longest chains within micro-batches; where these are all alike, looked for in one."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.after = _within_microbatches(problem)
+        self.like = {index: group[0] for group in interchangeable(problem) for index in group}
+        self.known: dict[tuple[int, int], int] = {}
+
+    def longest(self, source: int, target: int) -> int:
+        """The ticks from the start of ``source`` to the end of ``target``, a job of the same micro-batch."""
+        alike = self.like.get(source, source), self.like.get(target, target)
+        if alike not in self.known:
+            self.known[alike] = _longest(self.problem, self.after, source, target)
+        return self.known[alike]
 
 
 def _within_microbatches(problem: Problem) -> list[list[tuple[int, int]]]:

@@ -13,16 +13,17 @@ from time import monotonic
 from superscaler.errors import ScheduleError
 from superscaler.scheduler.activations import check_activations
 from superscaler.scheduler.bounds import Bound, closed_form
-from superscaler.scheduler.constructive import check, find, orders
+from superscaler.scheduler.constructive import Orders, check, find, orders
 from superscaler.scheduler.flow import Flow, Starts, flow_of
 from superscaler.scheduler.greedy import Tuning, greedy, policies, tuning
 from superscaler.scheduler.greedy_back import greedy_back
-from superscaler.scheduler.listing import list_schedule
+from superscaler.scheduler.listing import LaneOrder, list_schedule
+from superscaler.scheduler.named_starts import named_orders, named_starts
 from superscaler.scheduler.periodic import ALL_SPANS, Course, extend, feasible
 from superscaler.scheduler.pipeline import MOST_TASKS, PipelineProblem, enumerable, to_problem
 from superscaler.scheduler.pipeline_timetable import PipelineTimetable, Sends
 from superscaler.scheduler.polish import Budget, from_kernel, from_pattern, is_slow, pace, polish, prove
-from superscaler.scheduler.problem import Certificate, Problem, Status, Timetable
+from superscaler.scheduler.problem import Certificate, Problem, Status, Timetable, makespan
 from superscaler.scheduler.ramps import device_bounds, ramp_bound
 from superscaler.scheduler.sends import with_sends
 from superscaler.scheduler.solve import solve
@@ -63,7 +64,7 @@ def solve_pipeline(
     began = monotonic()
     check_activations(problem)
     if problem.placement == "bidirectional":
-        return _by_the_job(problem, solve(to_problem(problem), seed=seed, effort=effort, time_limit=time_limit))
+        return _bidirectional(problem, seed, effort, time_limit, began)
     budget = Budget(effort, seed, None if time_limit is None else began + time_limit)
     if not problem.comm_is_a_delay:
         return _with_sends(problem, budget, began)
@@ -71,6 +72,29 @@ def solve_pipeline(
     course = search.run()
     certificate = replace(search.certificate(course), seconds=monotonic() - began)
     return PipelineTimetable(problem, course, certificate)
+
+
+def _bidirectional(
+    problem: PipelineProblem, seed: int, effort: float, time_limit: float | None, began: float
+) -> PipelineTimetable:
+    """``problem``, whose micro-batches go either way, from the named schedules of it."""
+    whole = to_problem(problem)
+    budget = Budget(effort, seed, None if time_limit is None else began + time_limit)
+    named = named_orders(problem.shape, problem.limits, lambda: budget.blown)
+    known = {name: list_schedule(whole, _turns(whole, steps)) for name, steps in named}
+    name = min(known, key=lambda each: makespan(whole, known[each]), default="")
+    left = None if budget.left is None else max(0.0, budget.left)
+    table = solve(whole, seed=seed, effort=effort, time_limit=left, hint=known.get(name))
+    certificate = replace(table.certificate, seconds=monotonic() - began)
+    if certificate.baseline[1] == "hint":
+        certificate = replace(certificate, baseline=(certificate.baseline[0], name))
+    return _by_the_job(problem, replace(table, certificate=certificate))
+
+
+def _turns(whole: Problem, steps: Orders) -> LaneOrder:
+    """The orders of steps as orders of the jobs of the compute lanes."""
+    index = {(job.kind, job.stage, job.microbatch): i for i, job in enumerate(whole.jobs)}
+    return {(d, "compute"): [index[step] for step in order] for d, order in enumerate(steps)}
 
 
 def _with_sends(problem: PipelineProblem, budget: Budget, began: float) -> PipelineTimetable:
@@ -83,7 +107,10 @@ def _with_sends(problem: PipelineProblem, budget: Budget, began: float) -> Pipel
     )
     course = search.run()
     table = with_sends(to_problem(problem), search.flow, course.expand(), search.bound, half)
-    return _by_the_job(problem, replace(table, certificate=replace(table.certificate, seconds=monotonic() - began)))
+    cut = search.budget.blown and table.certificate.status != "optimal"
+    status: Status = "time_limit" if cut else table.certificate.status
+    certificate = replace(table.certificate, status=status, seconds=monotonic() - began)
+    return _by_the_job(problem, replace(table, certificate=certificate))
 
 
 def solve_flow(
@@ -105,11 +132,9 @@ def named_pipeline(problem: PipelineProblem, name: str) -> PipelineTimetable:
     whole = to_problem(problem)
     steps = orders(name, problem.shape)
     check(problem.shape, steps, problem.limits)
-    index = {(job.kind, job.stage, job.microbatch): i for i, job in enumerate(whole.jobs)}
-    turns = {(d, "compute"): [index[step] for step in order] for d, order in enumerate(steps)}
-    flat = list_schedule(whole, turns)
+    flat = list_schedule(whole, _turns(whole, steps))
     starts, sends = _by_kind(problem, whole, flat)
-    length = max(start + job.duration for job, start in zip(whole.jobs, flat, strict=True))
+    length = makespan(whole, flat)
     plain = problem.placement != "bidirectional"
     bound = ramp_bound(flow_of(problem)) if plain else closed_form(whole)
     certificate = Certificate(
@@ -171,18 +196,19 @@ class _Search:
     def repeated(self) -> Course | None:
         """The shortest course of all micro-batches that repeats a steady state, or None."""
         course = self.extended()
-        if course is None or (self.late(course) and self.small.tasks < _KERNEL_TASKS):
-            courses = filter(None, (course, self.longer()))
-            return min(courses, key=lambda course: course.makespan, default=None)
+        if course is None or (self.late(course) and self.small.tasks < _KERNEL_TASKS and not self.budget.blown):
+            return _shorter(course, self.longer())
         return course
 
     def extended(self) -> Course | None:
         """The shortest of the best few extended: on many micro-batches a better steady state outdoes better ramps."""
         many = self.flow.microbatches
-        found = [extend(self.small, self.starts, many)]
-        if many > self.small.microbatches:
-            found += [extend(self.small, make(self.small, tuned), many) for make, tuned in self.promising(_EXTENDED)]
-        return min(filter(None, found), key=lambda course: course.makespan, default=None)
+        best = extend(self.small, self.starts, many)
+        for make, tuned in self.promising(_EXTENDED) if many > self.small.microbatches else ():
+            if best is not None and self.budget.blown:
+                break
+            best = _shorter(best, extend(self.small, make(self.small, tuned), many))
+        return best
 
     def promising(self, count: int) -> list[tuple[Make, Tuning]]:
         """Those of the family that promise the shortest schedules of all micro-batches, one of each length."""
@@ -201,15 +227,18 @@ class _Search:
             if few > self.flow.microbatches:
                 break
             flow = self.small.with_microbatches(few + (self.flow.microbatches - few) % ALL_SPANS)
-            schedules = [(flow, make(flow, tuned)) for _, _, make, tuned in self.tried[:_LONGER]]
+            tries = [(flow, make, tuned) for _, _, make, tuned in self.tried[:_LONGER]]
             if less != flow.capacity:
                 light = flow.with_capacity(less)
-                family = [(greedy_back if back else greedy, p) for p, back in islice(policies(light), _LIGHTER)]
-                schedules += [(light, make(light, tuning(light, policy))) for make, policy in family]
-            found = [extend(like, starts, self.flow.microbatches) for like, starts in schedules]
-            courses = [course for course in found if course is not None]
-            if courses:
-                return min(courses, key=lambda course: course.makespan)
+                for policy, back in islice(policies(light), _LIGHTER):
+                    tries.append((light, greedy_back if back else greedy, tuning(light, policy)))
+            best = None
+            for like, make, tuned in tries:
+                best = _shorter(best, extend(like, make(like, tuned), self.flow.microbatches))
+                if self.budget.blown:
+                    return best
+            if best is not None:
+                return best
         return None
 
     def written_out(self) -> Course:
@@ -219,7 +248,7 @@ class _Search:
                 f"no steady state was found, and {self.flow.tasks} tasks are too many to be scheduled one by one",
                 hint="fewer micro-batches",
             )
-        count = 3 if self.budget.blown else max(3, _GREEDY_VISITS // 4 // self.flow.tasks)
+        count = 0 if self.budget.blown else max(3, _GREEDY_VISITS // 4 // self.flow.tasks)
         tried = [make(self.flow, tuned) for make, tuned in [self.promises[0][1:], *self.promising(count)]]
         starts = min(tried, key=self.flow.makespan)
         if not feasible(self.flow, starts):
@@ -249,6 +278,9 @@ class _Search:
             if self.course is not None or not more or enough or self.budget.blown:
                 break
         self.tried.sort(key=lambda entry: entry[:2])
+        if self.length > self.floor:
+            for name, starts in named_starts(small, lambda: self.budget.blown):
+                self.offer(starts, name)
 
     def improve(self) -> None:
         small, budget, floor = self.small, self.budget, self.floor
@@ -333,6 +365,11 @@ class _Search:
             binding=self.bound.binding,
             seed=self.budget.seed,
         )
+
+
+def _shorter(a: Course | None, b: Course | None) -> Course | None:
+    """The shorter of those that there are, ``a`` if they are equal."""
+    return min(filter(None, (a, b)), key=lambda course: course.makespan, default=None)
 
 
 def _by_the_job(problem: PipelineProblem, table: Timetable) -> PipelineTimetable:

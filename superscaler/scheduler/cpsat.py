@@ -56,7 +56,8 @@ def search(
     if status == cp_model.INFEASIBLE:
         return Outcome(None, lower, infeasible=True)
     bound = max(lower, round(solver.best_objective_bound) * model.scale)
-    fused = left is not None and status != cp_model.OPTIMAL and solver.wall_time >= 0.95 * left
+    spent = solver.response_proto.deterministic_time
+    fused = left is not None and status != cp_model.OPTIMAL and spent < 0.9 * effort
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return Outcome(None, bound, fused=fused)
     starts = tuple(solver.value(start) * model.scale for start in model.starts)

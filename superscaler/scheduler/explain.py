@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import islice
+from operator import or_
 
 from superscaler.errors import InfeasiblePlan
 from superscaler.scheduler.initial import constructive
-from superscaler.scheduler.problem import Edge, Job, Problem
+from superscaler.scheduler.problem import Edge, Job, Problem, topological_order
 
 _EFFORT = 2.0
 
@@ -92,6 +94,8 @@ def fits(problem: Problem) -> bool:
         return False
     if constructive(problem):
         return True
+    if held_at_once(problem):
+        return False
     from superscaler.scheduler import cpsat
 
     return cpsat.first(problem, effort=_EFFORT).starts is not None
@@ -100,6 +104,35 @@ def fits(problem: Problem) -> bool:
 def hopeless(problem: Problem) -> bool:
     """Whether a job by itself takes more memory than its device has."""
     return any(_alone(problem, job) for job in problem.jobs)
+
+
+def held_at_once(problem: Problem) -> bool:
+    """Whether on some device whatever gives memory back first comes after more has been taken than there is.
+
+    Then nothing fits, which a search might take long to find out (a barrier over many micro-batches).
+    """
+    taken = _taken_before(problem)
+    for device, units in enumerate(problem.capacity):
+        here = [i for i, job in enumerate(problem.jobs) if job.device == device]
+        takers = {i: problem.jobs[i].acquire for i in here if problem.jobs[i].acquire}
+        if units is None or not takers or sum(takers.values()) <= units:
+            continue
+        first = {taken[i] for i in here if problem.jobs[i].release}
+        if all(sum(size for i, size in takers.items() if before >> i & 1) > units for before in first):
+            return True
+    return False
+
+
+def _taken_before(problem: Problem) -> list[int]:
+    """For each job, as bits, itself and the jobs before it that take memory."""
+    before: list[list[int]] = [[] for _ in problem.jobs]
+    for a, b, _ in problem.edges:
+        before[b].append(a)
+    found = [0] * len(problem.jobs)
+    for i in topological_order(problem.jobs, ((a, b) for a, b, _ in problem.edges)):
+        own = 1 << i if problem.jobs[i].acquire else 0
+        found[i] = reduce(or_, (found[a] for a in before[i]), own)
+    return found
 
 
 def recompute(problem: Problem, stage: int) -> Problem:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from superscaler.errors import ScheduleError
 from superscaler.scheduler.bounds import heads_and_tails
 from superscaler.scheduler.listing import list_schedule
@@ -10,8 +12,10 @@ from superscaler.scheduler.problem import Problem, makespan, validate, verify
 Known = dict[str, tuple[int, ...]]
 
 
-def constructive(problem: Problem) -> Known:
-    """List schedules by several priorities, by name; those that run out of memory are left out."""
+def constructive(problem: Problem, stop: Callable[[], bool] = lambda: False) -> Known:
+    """List schedules by several priorities, by name, until ``stop``; those that run out of memory are left out."""
+    if stop():
+        return {}
     heads, tails = heads_and_tails(problem)
     jobs = problem.jobs
     far = max(heads, default=0) + max(tails, default=0) + 1
@@ -23,6 +27,8 @@ def constructive(problem: Problem) -> Known:
     }
     found: Known = {}
     for name, priority in priorities.items():
+        if found and stop():
+            break
         try:
             found[name] = list_schedule(problem, priority)
         except ScheduleError:

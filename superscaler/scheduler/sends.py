@@ -16,6 +16,7 @@ from superscaler.scheduler.flow import Flow, Starts
 from superscaler.scheduler.greedy import greedy, policies, tuning
 from superscaler.scheduler.greedy_back import greedy_back
 from superscaler.scheduler.listing import list_schedule
+from superscaler.scheduler.named_starts import named_starts
 from superscaler.scheduler.pipeline import COMPUTE
 from superscaler.scheduler.polish import Budget
 from superscaler.scheduler.problem import Problem, Timetable, jobs_by_lane, makespan
@@ -34,7 +35,7 @@ def with_sends(problem: Problem, flow: Flow, starts: Starts, bound: Bound, budge
     ``starts`` are those of ``flow`` with communication as a delay, ``bound`` is a bound of it.
     """
     known: dict[str, tuple[int, ...]] = {}
-    for name, candidate in _candidates(flow, starts, len(problem.jobs)):
+    for name, candidate in _candidates(flow, starts, len(problem.jobs), budget):
         known[name] = list_schedule(problem, _turns(problem, candidate))
         if makespan(problem, known[name]) == bound.value or budget.blown:
             break
@@ -48,9 +49,10 @@ def with_sends(problem: Problem, flow: Flow, starts: Starts, bound: Bound, budge
     return replace(table, certificate=replace(table.certificate, baseline=(baseline[0], name)))
 
 
-def _candidates(flow: Flow, starts: Starts, jobs: int) -> Iterator[tuple[str, Starts]]:
+def _candidates(flow: Flow, starts: Starts, jobs: int, budget: Budget) -> Iterator[tuple[str, Starts]]:
     """Schedules of the tasks alone, by name."""
     yield "as with delays", starts
+    yield from named_starts(flow, lambda: budget.blown)
     each = max(1, _VISITS // jobs // len(_DELAYS))
     for share in _DELAYS:
         slower = flow.with_delays(share)

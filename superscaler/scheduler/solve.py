@@ -8,7 +8,7 @@ from time import monotonic
 from superscaler.errors import InfeasiblePlan, ScheduleError, UsageError
 from superscaler.ir.argument import whole
 from superscaler.scheduler.bounds import Bound, closed_form
-from superscaler.scheduler.explain import hopeless, infeasible
+from superscaler.scheduler.explain import held_at_once, hopeless, infeasible
 from superscaler.scheduler.initial import Known, best, constructive
 from superscaler.scheduler.problem import Certificate, Problem, Status, Timetable, makespan, validate, verify
 
@@ -38,7 +38,7 @@ def solve(
     validate(problem)
     if hopeless(problem):
         raise infeasible(problem)
-    known = constructive(problem)
+    known = constructive(problem, lambda: hint is not None and _spent(began, time_limit))
     if not known and hint is None:
         known = _found(problem, seed, time_limit)
     bound = max(filter(None, (closed_form(problem), bound)), key=lambda each: each.value)
@@ -71,6 +71,10 @@ def solve(
     )
 
 
+def _spent(began: float, time_limit: float | None) -> bool:
+    return time_limit is not None and monotonic() - began > time_limit
+
+
 def check_search(time_limit: object, seed: object) -> None:
     """Raise unless a search can be limited to ``time_limit`` (None, or 0 or more seconds) and started at ``seed``."""
     whole(seed, "seed")
@@ -81,6 +85,8 @@ def check_search(time_limit: object, seed: object) -> None:
 
 def _found(problem: Problem, seed: int, time_limit: float | None) -> Known:
     """Any schedule within memory, by search; :class:`InfeasiblePlan` if there is none, or none is found in time."""
+    if held_at_once(problem):
+        raise infeasible(problem)
     from superscaler.scheduler import cpsat
 
     left = None if time_limit is None else max(time_limit, _LEAST_SEARCH)

@@ -13,7 +13,7 @@ from superscaler.ir.schedule import Schedule, Slot
 from superscaler.scheduler.bounds import Bound, closed_form
 from superscaler.scheduler.certified import solve_flow
 from superscaler.scheduler.entry_problem import EntryProblem, entry_problem
-from superscaler.scheduler.explain import hopeless
+from superscaler.scheduler.explain import held_at_once, hopeless
 from superscaler.scheduler.initial import best, constructive
 from superscaler.scheduler.listing import list_schedule
 from superscaler.scheduler.prefetch import fetched_late
@@ -115,7 +115,8 @@ def _first(problem: Problem, seed: int, time_limit: float | None) -> Starts:
     """Any schedule within memory, where none was constructed."""
     known = constructive(problem) if not hopeless(problem) else {}
     found = best(problem, known)[1] if known else None
-    if found is None and len(problem.jobs) <= _EXACT_JOBS and not hopeless(problem):
+    small = len(problem.jobs) <= _EXACT_JOBS
+    if found is None and small and not hopeless(problem) and not held_at_once(problem):
         from superscaler.scheduler import cpsat
 
         found = cpsat.first(problem, effort=_FIRST_EFFORT, seed=seed, time_limit=time_limit).starts

@@ -88,6 +88,17 @@ def test_a_limit_too_short_returns_the_constructive_schedule_and_says_so() -> No
     assert table.makespan == table.certificate.baseline[0]
 
 
+@pytest.mark.parametrize(
+    "problem",
+    [
+        PipelineProblem(8, 48, comm=30, max_activations=5),
+        PipelineProblem(8, 8, 2, (2, 3, 3, 1, 2, 2, 3, 3), 2, placement="bidirectional"),
+    ],
+)
+def test_no_time_at_all_is_said_of_any_pipeline(problem: PipelineProblem) -> None:
+    assert solve_pipeline(problem, time_limit=0.0).status == "time_limit"
+
+
 @pytest.mark.parametrize("microbatches", [64, 300])
 def test_more_time_never_ends_in_a_longer_schedule_of_many_microbatches(microbatches: int) -> None:
     problem = PipelineProblem(16, microbatches, comm=1, max_activations=9, placement="v")

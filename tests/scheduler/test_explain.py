@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import superscaler as ss
 from superscaler.errors import InfeasiblePlan
 from superscaler.scheduler import Job, Problem, solve
-from superscaler.scheduler.explain import fits, recompute, smallest_changes
+from superscaler.scheduler.explain import fits, held_at_once, recompute, smallest_changes
 from tests.scheduler.oracle import possible, to_problem
 
 
@@ -39,6 +39,14 @@ def test_the_error_names_the_limits_in_conflict() -> None:
         solve(forwards_then_backwards(4, 5))
     assert "limits in conflict: memory[0]=5, microbatches=4" in str(caught.value)
     assert caught.value.hint is not None
+
+
+def test_what_must_all_be_held_at_once_is_told_without_search() -> None:
+    problem = forwards_then_backwards(60, 119)
+    assert held_at_once(problem)
+    assert not held_at_once(replace(problem, capacity=(120,)))
+    texts = [change.text for change in smallest_changes(problem)]
+    assert texts == ["120 units of memory on device 0", "59 micro-batches instead of 60", "recompute stage 0"]
 
 
 def test_recompute_gives_memory_back_and_takes_it_again() -> None:
@@ -84,6 +92,7 @@ def with_one_unit_less(problem: Problem, changed: Problem) -> Iterator[Problem]:
 @given(problems())
 @settings(max_examples=60, deadline=None)
 def test_what_fits_is_scheduled_and_what_does_not_is_told_the_least_that_helps(problem: Problem) -> None:
+    assert not (possible(problem) and held_at_once(problem))
     if possible(problem):
         assert solve(problem, effort=0.1).starts
         return
