@@ -7,9 +7,9 @@ It is the row "runs" of ``benchmarks/schedule.py``, which runs all of it.
 A stage of a linear pipeline sleeps 20 ms in its forward, its input gradient and its weight gradient; where a device has
 two stages, each sleeps 10 ms. A step is timed inside the workers, ours from the first task to the last, torch's between
 barriers; *called* is what a caller of ours waits, Ray's part included. *Predicted* is what replaying the plan says
-before the run, with task bodies and link measured here. *Overhead* is what a step takes beyond what the plan stated
-when it was compiled, which counts the network; torch states none, so for it beyond the least that its own order can
-take with these sleeps and no network. Ours is compared with torch's of the same schedule (zb_v with ZBV, dualpipe_v
+before the run, with task bodies, posts and messages measured here. *Overhead* is what a step takes beyond what the plan
+stated when it was compiled, which counts the network; torch states none, so for it beyond the least that its own order
+can take with these sleeps and no network. Ours is compared with torch's of the same schedule (zb_v with ZBV, dualpipe_v
 with DualPipeV), else with the smaller one.
 """
 
@@ -37,30 +37,29 @@ from torch.distributed.pipelining.schedules import ScheduleDualPipeV, ScheduleZB
 
 from benchmarks.schedule import Line, write
 from superscaler.api import compile as compile_plan
-from superscaler.ir.cluster import Cluster, Link
+from superscaler.ir.cluster import Cluster
 from superscaler.ir.plan import Entry, Plan
 from superscaler.ir.program import Item
 from superscaler.runtime.distributed import connect, serve
 from superscaler.runtime.launch import launch
-from superscaler.runtime.links import between
+from superscaler.runtime.links import arrivals
 from superscaler.runtime.moves import Measured, measure_moves
 from superscaler.runtime.ops import sleep
 from superscaler.runtime.ops.sleeping import slept
 from superscaler.scheduler import Job, Problem, list_schedule, makespan
 from superscaler.scheduler.keys import Keys
-from superscaler.scheduler.machine import this_machine
-from superscaler.scheduler.profile import Profile
-from superscaler.scheduler.profiled import durations
 from superscaler.scheduler.replay import Durations, replay
 from superscaler.transforms.optimize import SGD
 
 DEVICES, WIDTH, MILLISECONDS = 4, 8, 20.0
 REPLAYS = 50
+MESSAGES = 100  # of each worker, to find out how long one is under way
 STAGES = {"linear": 4, "bidirectional": 4, "v": 8, "interleaved": 8}
 SCHEDULES = (
     "1f1b:linear", "zb_h1:linear", "chimera:bidirectional", "interleaved_1f1b:interleaved", "zb_v:v", "v_half:v",
     "v_min:v", "dualpipe_v:v", "solve:linear", "solve:v",
 )  # fmt: skip
+Draw = Callable[[Sequence[float]], int]  # one of so many seconds, in microseconds
 TORCH = {"ZBV": ScheduleZBVZeroBubble, "DualPipeV": ScheduleDualPipeV}
 
 
@@ -150,39 +149,41 @@ def join(worker: int, port: int) -> None:
     connect(worker, DEVICES, "127.0.0.1", port, device=torch.device("cpu"), limit=120)
 
 
-def measured(plan: Plan, worker: int) -> tuple[Measured, Link]:
+def measured(plan: Plan, worker: int) -> tuple[Measured, list[float]]:
     with torch.no_grad():
-        return measure_moves(plan, worker, DEVICES, limit=120), between(worker, torch.device("cpu"))
+        return measure_moves(plan, worker, DEVICES, limit=120), arrivals(worker, MESSAGES)
 
 
 def predict(plan: Plan) -> float:
     """The milliseconds of a step: the plan's Programs replayed with its task bodies, what communication takes of a
-    worker, and the link, all measured just before by as many processes as there are workers.
+    worker, and how long messages are under way, all measured just before by as many processes as there are workers.
 
-    The median of replays in which every task is as long as one of those measured: where many wait for each other, it is
-    the slower one that counts, so a step takes longer than it would if all were as long as the mean.
+    The median of replays in which everything takes as long as one that was measured: where many wait for each other, it
+    is the slower one that counts, so a step takes longer than it would if all were as long as the mean.
     """
     measuring = [pool.submit(measured, plan, worker) for worker, pool in enumerate(crew())]
-    found, link = measuring[0].result(240)
-    means = {key: statistics.mean(seconds) for key, seconds in found.blocks.items()}
-    here = Profile(this_machine(plan.workers), plan.cluster.device(0), link, {}, means, found.post)
+    each = [future.result(240) for future in measuring]
+    found, arriving = each[0][0], [seconds for _, arrived in each for seconds in arrived]
     entry, generator = plan.entries["train"], random.Random(0)
+
+    def draw(seconds: Sequence[float]) -> int:
+        return max(1, round(generator.choice(seconds) * 1e6))
+
     lengths: list[int] = []
     for _ in range(REPLAYS):
-        run = replay(entry, drawn(plan, entry, here, found, generator), post=round(here.post * 1e6))
+        run = replay(entry, drawn(plan, entry, found, arriving, draw), posts=lambda *_: draw(found.posts))
         lengths.append(max(end for ends in run.ends for end in ends))
     return statistics.median(lengths) / 1000
 
 
-def drawn(plan: Plan, entry: Entry, here: Profile, found: Measured, generator: random.Random) -> Durations:
-    """Durations of tasks, each drawn from those measured; of what was not, those of the profile."""
-    usual = durations(plan, "train", here)
+def drawn(plan: Plan, entry: Entry, found: Measured, arriving: Sequence[float], draw: Draw) -> Durations:
+    """How long tasks take and messages are under way, each drawn from those measured."""
     keys = [Keys(plan, entry, program) for program in entry.programs]
 
     @cache
     def duration(role: int, item: Item) -> int:
-        seen = found.blocks.get(keys[role].block(item.block, item.microbatch))
-        return usual(role, item) if seen is None else max(1, round(generator.choice(seen) * 1e6))
+        body = found.blocks.get(keys[role].block(item.block, item.microbatch))
+        return draw(arriving if body is None else body)
 
     return duration
 
@@ -192,10 +193,10 @@ def ours(name: str, microbatches: int, steps: int) -> Ran:
     schedule, _, placement = name.partition(":")
     plan, model, x = planned(schedule, placement, microbatches)
     stated = plan.entries["train"].certificate.makespan / 1000
-    predicted = predict(plan)
     times: list[float] = []
     called: list[float] = []
     with launch(plan, model) as job:
+        predicted = predict(plan)  # beside Ray, as the run
         for _ in range(3):  # connections are made, code is warm
             job.step(x)
         for _ in range(steps):

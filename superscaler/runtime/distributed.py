@@ -5,8 +5,13 @@ Process groups are made at once, in one order for all workers, when a job starts
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import os
+import sys
+from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +27,7 @@ from superscaler.runtime.measuring import Holders, holders, settle
 # Named so from torch 2.12 on; 2.11 has them under the names that are deprecated since.
 _all_gather: Any = getattr(dist, "all_gather_single", None) or getattr(dist, "all_gather_into_tensor", None)
 _reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or getattr(dist, "reduce_scatter_tensor", None)
+_LOOP = "gloo_tcp_loop"  # the name of its threads
 _REDUCE: dict[str, Any] = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}
 _OPS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
 
@@ -107,9 +113,14 @@ class DistributedComm:
         everyone = tuple(range(plan.workers))
         self.world: Any = dist.group.WORLD
         self.groups: dict[Group, Any] = {everyone: self.world}
-        for group in groups_of(plan):
+        self.form(groups_of(plan))
+
+    def form(self, groups: Sequence[Group]) -> None:
+        """Make the process groups that are not there yet: called by all workers, with the same ones."""
+        for group in groups:
             if group not in self.groups:
                 self.groups[group] = dist.new_group(list(group), timeout=self.limit)
+        _let_finish()
 
     def _handle(self, kind: str, key: Key, peers: Group, work: Any, held: Holders) -> Handle:
         return _Working(Posted(kind, key, peers), self.worker, work, self.limit, held)
@@ -164,6 +175,21 @@ def connect(worker: int, workers: int, host: str, port: int, *, device: torch.de
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     options: dict[str, Any] = {"device_id": device} if device.type == "cuda" else {}
     dist.init_process_group(backend, store=store, rank=worker, world_size=workers, timeout=time, **options)
+    _let_finish()
+
+
+def _let_finish() -> None:
+    """Have the threads by which gloo moves messages wait until whoever computes on their processor lets go of it.
+
+    Such a thread tries for the lock of a connection until its time slice ends. Where it has interrupted the worker that
+    holds the lock, on a machine with fewer cores than workers, both stand still for milliseconds.
+    """
+    if sys.platform != "linux":
+        return
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread that has ended
+            if (task / "comm").read_text().strip() == _LOOP:
+                os.sched_setscheduler(int(task.name), os.SCHED_BATCH, os.sched_param(0))
 
 
 def serve(workers: int, *, limit: float) -> Any:

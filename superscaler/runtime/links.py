@@ -6,6 +6,7 @@ Run as a program (``python -m superscaler.runtime.links WORKER PORT DEVICE WORKE
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from statistics import mean, median
 from time import perf_counter, sleep
 
@@ -36,7 +37,7 @@ def measure_link(device: str, workers: int = 2) -> Link:
 def between(worker: int, device: torch.device) -> Link:
     """The link between this process and its neighbour, all pairs at once; called by every process, all connected."""
     short, long = _seconds(worker, SMALL, device, 40), _seconds(worker, LARGE, device, 10)
-    arriving = _arriving(worker, 100) if device.type == "cpu" else short
+    arriving = _usual(arrivals(worker, 100)) if device.type == "cpu" else short
     bandwidth = (LARGE - SMALL) / max(long - short, 1e-9)
     return Link("measured", bandwidth, max(arriving - SMALL / bandwidth, 0.0))
 
@@ -75,10 +76,10 @@ def _seconds(worker: int, size: int, device: torch.device, times: int) -> float:
     return median(found[3:])
 
 
-def _arriving(worker: int, times: int) -> float:
-    """One way, to a worker that has to be woken, from one that has slept: a message that says when it was sent.
+def arrivals(worker: int, times: int) -> list[float]:
+    """Seconds of one way, to a worker that has to be woken, from one that has slept.
 
-    (Workers of one machine have one clock.)
+    A message says when it was sent. (Workers of one machine have one clock.)
     """
     message, data = torch.zeros(SMALL // 8, dtype=torch.float64), torch.zeros(_WORK // 4)
     found: list[float] = []
@@ -91,8 +92,12 @@ def _arriving(worker: int, times: int) -> float:
         else:
             dist.recv(message, worker ^ 1)
             found.append(perf_counter() - float(message[0]))
-    arrived = sorted(found[2:])
-    return mean(arrived[: len(arrived) * 19 // 20])  # the longest are of something else that ran
+    return found[2:]
+
+
+def _usual(seconds: Sequence[float]) -> float:
+    """Their mean but for the longest, which are of something else that ran."""
+    return mean(sorted(seconds)[: len(seconds) * 19 // 20])
 
 
 if __name__ == "__main__":

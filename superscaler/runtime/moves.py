@@ -37,12 +37,17 @@ QUANTILES = 20
 
 class Measured(msgspec.Struct, frozen=True):
     """Seconds. ``moves``: of collectives by key, with their waiting; ``blocks``: of task bodies by key, QUANTILES
-    of them from short to long; ``post``: of a worker's own time that one end of a communication takes, from one task to
-    the next, without waiting for the peer."""
+    of them from short to long; ``posts``: QUANTILES of what one end of a communication takes of a worker's own time,
+    from one task to the next, without waiting for the peer."""
 
     moves: dict[str, float]
     blocks: dict[str, list[float]]
-    post: float
+    posts: list[float]
+
+    @property
+    def post(self) -> float:
+        """The median: where all of the crew want a processor at once, which a plan's workers do not, some wait long."""
+        return median(self.posts)
 
 
 def measure_moves(plan: Plan, worker: int, workers: int, *, limit: float) -> Measured:
@@ -96,12 +101,12 @@ class _Found:
 
     def measured(self, workers: int) -> Measured:
         """What all of the crew have seen."""
-        # The median: where all of the crew want a processor at once, which a plan's workers do not, some wait long.
-        post = median(self.posts) + _over(self.waits) if self.posts else 0.0
+        over = _over(self.waits)
+        posts = [seconds + over for seconds in _quantiles(self.posts)] if self.posts else [0.0]
         return Measured(
             {key: median(times) for key, times in self.moves.items()},
             {key: _of_all(_quantiles(times), workers) for key, times in self.blocks.items()},
-            _of_all([post], workers)[0],
+            _of_all(posts, workers),
         )
 
 
@@ -158,11 +163,8 @@ def _comm(plan: Plan, worker: int, workers: int, limit: float) -> DistributedCom
     """Communication between the crew, with a group for every number of ways, aligned to it."""
     entries = {name: msgspec.structs.replace(entry, groupings=()) for name, entry in plan.entries.items()}
     comm = DistributedComm(msgspec.structs.replace(plan, entries=entries, workers=workers), worker, limit=limit)
-    for ways in sorted({int(key.split()[1]) for key in collectives(plan)}):
-        for first in range(0, workers - ways + 1, ways):
-            group = tuple(range(first, first + ways))
-            if group not in comm.groups:
-                comm.groups[group] = dist.new_group(list(group), timeout=comm.limit)
+    ways = sorted({int(key.split()[1]) for key in collectives(plan)})
+    comm.form([tuple(range(first, first + n)) for n in ways for first in range(0, workers - n + 1, n)])
     return comm
 
 

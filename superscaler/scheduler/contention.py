@@ -10,14 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from superscaler.ir.entry import Entry
-from superscaler.scheduler.replay import Durations, Moments, Node, Replay
+from superscaler.scheduler.replay import Durations, Moments, Node, Replay, at_once
 
 Slowdown = Callable[[int], float]  # workers of a node that compute -> how many times longer each takes than alone
 
 
-def replay_shared(entry: Entry, durations: Durations, slowdown: Slowdown, per_node: int, *, post: int = 0) -> Replay:
+def replay_shared(
+    entry: Entry, durations: Durations, slowdown: Slowdown, per_node: int, *, posts: Durations = at_once
+) -> Replay:
     """Run the entry's Programs in time, ``per_node`` workers sharing the cores of each node."""
-    moments = Moments(entry, durations, post)
+    moments = Moments(entry, durations, posts)
     for role, program in enumerate(entry.programs):
         moments.add(role, program)
     moments.meet()

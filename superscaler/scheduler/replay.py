@@ -46,14 +46,19 @@ class Replay:
         return chain[::-1]
 
 
-def replay(entry: Entry, durations: Durations | None = None, *, post: int = 0) -> Replay:
+def at_once(_role: int, _item: Item) -> int:
+    """No time at all."""
+    return 0
+
+
+def replay(entry: Entry, durations: Durations | None = None, *, posts: Durations = at_once) -> Replay:
     """Run the entry's Programs in time. ``durations``: microseconds of a role's item, instead of what the plan states.
 
-    ``post``: microseconds of a worker's own time that posting one end of a communication takes.
+    ``posts``: microseconds of a worker's own time that posting a role's item, one end of a communication, takes.
 
     Raises :class:`ScheduleError` if the Programs wait for each other in a circle, which those of a checked plan do not.
     """
-    moments = Moments(entry, durations or (lambda _, item: item.end - item.start), post)
+    moments = Moments(entry, durations or (lambda _, item: item.end - item.start), posts)
     for role, program in enumerate(entry.programs):
         moments.add(role, program)
     moments.meet()
@@ -80,7 +85,7 @@ class Moments:
 
     entry: Entry
     durations: Durations
-    post: int
+    posts: Durations
     nodes: list[Node] = field(default_factory=list[Node])
     lengths: list[int] = field(default_factory=list[int])
     after: list[list[tuple[int, int]]] = field(default_factory=list[list[tuple[int, int]]])
@@ -102,7 +107,7 @@ class Moments:
             for comm in use.comms:
                 how = "compute" if block.lane == "compute" else "receive" if use.receives else "send"
                 self.met.setdefault((comm, item.microbatch), []).append((over, how))
-            clock = [(over, 0) if block.lane == "compute" else (reached, self.post)]
+            clock = [(over, 0) if block.lane == "compute" else (reached, self.posts(role, item))]
             if block.lane == "compute":
                 continue
             if not use.receives:

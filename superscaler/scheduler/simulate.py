@@ -31,9 +31,9 @@ def simulate(
         durations = profiled(plan, name, profile)
     post = round(profile.post * 1e6) if profile is not None else 0
     if profile is not None and durations is not None and _shares_cores(plan, profile):
-        run = replay_shared(found, durations, profile.slowdown, plan.cluster.per_node, post=post)
+        run = replay_shared(found, durations, profile.slowdown, plan.cluster.per_node, posts=lambda *_: post)
     else:
-        run = replay(found, durations, post=post)
+        run = replay(found, durations, posts=lambda *_: post)
     makespan = max((end for ends in run.ends for end in ends), default=0)
     chain = run.critical()
     held = state_bytes(plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +108,11 @@ def all_of_it(comm: Comm, worker: int) -> list[Found]:
         for handle in scenario(comm, worker, found[-1], dtype):
             handle.wait()
     return found
+
+
+def policies(comm: Comm, worker: int) -> set[int]:
+    """How the threads that move messages are scheduled."""
+    return {os.sched_getscheduler(int(thread.split()[0])) for thread in threads() if "gloo_tcp_loop" in thread}
 
 
 def nobody_sends(comm: Comm, worker: int) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
-from scenarios import WORKERS, Found, all_of_it, nobody_sends, processes, scenario, threads
+from scenarios import WORKERS, Found, all_of_it, nobody_sends, policies, processes, scenario, threads
 
 from superscaler.runtime.distributed import connect, disconnect, serve
 from superscaler.runtime.inline import Exchange, InlineComm, drive
@@ -42,6 +44,12 @@ def test_inline() -> None:
 def test_processes_by_gloo() -> None:
     got = processes(all_of_it, 30)
     assert got == [[expected] * 3 for expected in EXPECTED]
+
+
+@pytest.mark.slow
+def test_what_moves_messages_interrupts_nobody() -> None:
+    """Of all groups: interrupting whoever holds a connection's lock, it would try for it until its time is over."""
+    assert processes(policies, 30) == [{os.SCHED_BATCH}] * WORKERS
 
 
 @pytest.mark.slow

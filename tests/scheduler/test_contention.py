@@ -35,8 +35,8 @@ def alone(busy: int) -> float:
 @given(each=st.integers(1, 1000), post=st.integers(0, 50))
 def test_with_a_core_for_each_worker_nothing_changes(name: str, each: int, post: int) -> None:
     for entry in PLANS[name]().entries.values():
-        expected = replay(entry, lengths(entry, each), post=post)
-        found = replay_shared(entry, lengths(entry, each), alone, 8, post=post)
+        expected = replay(entry, lengths(entry, each), posts=lambda *_: post)
+        found = replay_shared(entry, lengths(entry, each), alone, 8, posts=lambda *_: post)
         assert found.ends == expected.ends
 
 
