@@ -183,7 +183,8 @@ def drawn(plan: Plan, entry: Entry, found: Measured, arriving: Sequence[float], 
     @cache
     def duration(role: int, item: Item) -> int:
         body = found.blocks.get(keys[role].block(item.block, item.microbatch))
-        return draw(arriving if body is None else body)
+        met = sum(found.moves[key] for key in keys[role].meetings(item).values())
+        return draw(arriving if body is None else body) + round(met * 1e6)
 
     return duration
 

@@ -27,18 +27,19 @@ from superscaler.runtime.execution import Execution
 from superscaler.runtime.gaps import Times, gaps
 from superscaler.runtime.rehearsal import OVER, Rehearsal
 from superscaler.runtime.worker import WorkerOptions, make_worker
-from superscaler.scheduler.keys import Keys, move_key
+from superscaler.scheduler.keys import Keys
 
 _LEAST = 1.5  # seconds that the runs of a Program take together
 _RUNS = (3, 40)  # how many there are
+Body = tuple[str, list[Key]]  # an item: its key, empty if it does not compute; its collectives
 QUANTILES = 20
 """How many lengths stand for all that a task body was seen to take, each for as many."""
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """Seconds. ``moves``: of collectives by key, with their waiting; ``blocks``: of task bodies by key, QUANTILES
-    of them from short to long; ``posts``: QUANTILES of what one end of a communication takes of a worker's own time,
-    from one task to the next, without waiting for the peer."""
+    """Seconds. ``moves``: of collectives by key, with their waiting; ``blocks``: of task bodies by key, without the
+    collectives in them, QUANTILES of them from short to long; ``posts``: QUANTILES of what one end of a communication
+    takes of a worker's own time, from one task to the next, without waiting for the peer."""
 
     moves: dict[str, float]
     blocks: dict[str, list[float]]
@@ -56,26 +57,26 @@ def measure_moves(plan: Plan, worker: int, workers: int, *, limit: float) -> Mea
     Called by each of ``workers`` processes at once, which must be connected; the same for all of them. ``limit``:
     seconds that a wait may take.
     """
-    comm, found = _comm(plan, worker, workers, limit), _Found()
+    comm, found = _comm(plan, worker, workers, limit), Found()
     for name, entry in plan.entries.items():
         for program in entry.programs:
             keys = Keys(plan, entry, program)
-            meetings = {at: key for at, key in _keyed(keys).items() if 1 < int(key.split()[1]) <= workers}
-            bodies = _bodies(keys)
-            if not _communicates(program) or found.knows(meetings, bodies):
+            meetings = {at: key for at, key in keyed(keys).items() if int(key.split()[1]) <= workers}
+            items = bodies(keys)
+            if not _communicates(program) or found.knows(meetings, items):
                 continue
             in_place = InPlace(comm, worker, workers)
             mine = make_worker(plan, program.workers[0], in_place, WorkerOptions("cpu"))
             try:
                 for _ in _runs(in_place, mine.entries[name]):
-                    found.note(in_place, mine.entries[name], meetings, bodies)
+                    found.note(in_place, mine.entries[name], meetings, items)
             finally:
                 mine.close()
     return found.measured(workers)
 
 
 @dataclass
-class _Found:
+class Found:
     """What one process of the crew has seen, in seconds."""
 
     moves: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -83,19 +84,19 @@ class _Found:
     posts: list[float] = field(default_factory=list[float])
     waits: list[float] = field(default_factory=list[float])
 
-    def knows(self, meetings: dict[Key, str], bodies: list[str | None]) -> bool:
+    def knows(self, meetings: dict[Key, str], items: list[Body]) -> bool:
         """Whether all of a Program has been seen."""
-        wanted = {key for key in bodies if key is not None}
+        wanted = {key for key, _ in items if key}
         return {*meetings.values()} <= self.moves.keys() and wanted <= self.blocks.keys()
 
-    def note(self, run: InPlace, execution: Execution, meetings: dict[Key, str], bodies: list[str | None]) -> None:
+    def note(self, run: InPlace, execution: Execution, meetings: dict[Key, str], items: list[Body]) -> None:
         """Take down the last run of a Program."""
         for key, seconds in _by_key(run.seconds, meetings).items():
             self.moves[key].append(seconds)
         times = execution.clock.times()
-        for key, (start, end) in zip(bodies, times, strict=True):
-            if key is not None:
-                self.blocks[key].append((end - start) / 1e9)
+        for (key, met), (start, end) in zip(items, times, strict=True):
+            if key:
+                self.blocks[key].append((end - start) / 1e9 - sum(run.seconds.get(at, 0.0) for at in met))
         self.posts += gaps(execution, times, run.waits)
         self.waits += [(end - start) / 1e9 for start, end in run.waits]
 
@@ -110,11 +111,14 @@ class _Found:
         )
 
 
-def _bodies(keys: Keys) -> list[str | None]:
-    """The key of every item of a Program that computes."""
-    order, blocks = keys.program.order, keys.program.blocks
-    computes = (blocks[item.block].lane == "compute" for item in order)
-    return [keys.block(i.block, i.microbatch) if at else None for i, at in zip(order, computes, strict=True)]
+def bodies(keys: Keys) -> list[Body]:
+    """The items of a Program."""
+    found: list[Body] = []
+    for item in keys.program.order:
+        computes = keys.program.blocks[item.block].lane == "compute"
+        met = [(comm, item.microbatch) for comm in keys.meetings(item)]
+        found.append((keys.block(item.block, item.microbatch) if computes else "", met))
+    return found
 
 
 def _over(waits: Sequence[float]) -> float:
@@ -142,21 +146,12 @@ def _communicates(program: Program) -> bool:
 def collectives(plan: Plan) -> set[str]:
     """The keys of all collectives of a plan."""
     programs = ((entry, program) for entry in plan.entries.values() for program in entry.programs)
-    return {key for entry, program in programs for key in _keyed(Keys(plan, entry, program)).values()}
+    return {key for entry, program in programs for key in keyed(Keys(plan, entry, program)).values()}
 
 
-def _keyed(keys: Keys) -> dict[Key, str]:
+def keyed(keys: Keys) -> dict[Key, str]:
     """The collectives of a Program: (number in the plan, micro-batch) -> key."""
-    program: Program = keys.program
-    found: dict[Key, str] = {}
-    for item in program.order:
-        block = program.blocks[item.block]
-        for step in block.steps:
-            if isinstance(step, Collective):
-                group, size = keys.moved(step, block, item.microbatch)
-                if len(group) > 1:
-                    found[step.comm, item.microbatch] = move_key(step.kind, len(group), size)
-    return found
+    return {(comm, item.microbatch): key for item in keys.program.order for comm, key in keys.meetings(item).items()}
 
 
 def _comm(plan: Plan, worker: int, workers: int, limit: float) -> DistributedComm:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from superscaler.ir.entry import Contents, Entry
 from superscaler.ir.graph import ITEMSIZE, Graph, Op
 from superscaler.ir.layout import Layout, Space
-from superscaler.ir.program import Block, Call, Collective, Program, Recv, Send
+from superscaler.ir.program import Block, Call, Collective, Item, Program, Recv, Send
 from superscaler.ir.rules import rule_for
 from superscaler.ir.rules.discovered import spelled
 from superscaler.ir.rules.rule import Splits, op_layouts
@@ -77,6 +77,16 @@ class Keys:
             return 0
         coords = dict.fromkeys((a for a, _ in layout.states), 0) | self.coords(layout.mesh, block, microbatch)
         return self.plan.space.region(tensor.shape, layout, coords).volume * ITEMSIZE[tensor.dtype]
+
+    def meetings(self, item: Item) -> dict[int, str]:
+        """The keys of the collectives in an item, by their numbers in the plan."""
+        block, found = self.program.blocks[item.block], dict[int, str]()
+        for step in block.steps:
+            if isinstance(step, Collective):
+                group, size = self.moved(step, block, item.microbatch)
+                if len(group) > 1:
+                    found[step.comm] = move_key(step.kind, len(group), size)
+        return found
 
     def moved(self, step: Collective, block: Block, microbatch: int) -> tuple[tuple[int, ...], int]:
         """The group of a collective, and the bytes of the complete part of what it moves."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import sleep
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,8 +13,10 @@ from superscaler.ir.layout import PartialKind
 from superscaler.ir.plan import Plan
 from superscaler.runtime.comm import Group, Handle, Key
 from superscaler.runtime.crowd import measure_crowd
-from superscaler.runtime.moves import InPlace, collectives
+from superscaler.runtime.moves import Found, InPlace, bodies, collectives, keyed
 from superscaler.runtime.rehearsal import OVER, Rehearsal
+from superscaler.runtime.worker import WorkerOptions, make_worker
+from superscaler.scheduler.keys import Keys
 
 
 class Reduced(Rehearsal):
@@ -70,6 +74,27 @@ def test_every_collective_is_measured(script: str, workers: int) -> None:
     together = measure_crowd(found)
     assert set(together.moves) == collectives(found)
     assert all(0 < seconds < 1 for seconds in together.moves.values())
+
+
+class Late(Rehearsal):
+    """Communication whose collectives are over after a while."""
+
+    def all_reduce(self, tensor: Tensor, kind: PartialKind, group: Group, key: Key) -> Handle:
+        sleep(0.2)
+        return OVER
+
+
+def test_a_body_is_measured_without_its_collectives() -> None:
+    found, seen = plan("data_parallel:ways=2", 2), Found()
+    keys = Keys(found, found.entries["train"], found.entries["train"].programs[0])
+    in_place = InPlace(Late(Reduced()), 0, 2)
+    worker = make_worker(found, 0, in_place, WorkerOptions())
+    in_place.seconds.clear()
+    in_place.run([worker.entries["train"]])
+    seen.note(in_place, worker.entries["train"], keyed(keys), bodies(keys))
+    worker.close()
+    assert min(map(min, seen.moves.values())) >= 0.2
+    assert max(map(max, seen.blocks.values())) < 0.2
 
 
 # --- messages in place --------------------------------------------------------------------------------------------
