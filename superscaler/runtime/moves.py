@@ -72,7 +72,7 @@ def measure_moves(plan: Plan, worker: int, workers: int, *, limit: float) -> Mea
                     found.note(in_place, mine.entries[name], meetings, items)
             finally:
                 mine.close()
-    return found.measured(workers)
+    return found.measured(worker, workers)
 
 
 @dataclass
@@ -100,14 +100,14 @@ class Found:
         self.posts += gaps(execution, times, run.waits)
         self.waits += [(end - start) / 1e9 for start, end in run.waits]
 
-    def measured(self, workers: int) -> Measured:
+    def measured(self, worker: int, workers: int) -> Measured:
         """What all of the crew have seen."""
         over = _over(self.waits)
         posts = [seconds + over for seconds in _quantiles(self.posts)] if self.posts else [0.0]
         return Measured(
             {key: median(times) for key, times in self.moves.items()},
-            {key: _of_all(_quantiles(times), workers) for key, times in self.blocks.items()},
-            _of_all(posts, workers),
+            {key: _of_all(_quantiles(times), worker, workers) for key, times in self.blocks.items()},
+            _of_all(posts, worker, workers),
         )
 
 
@@ -131,11 +131,12 @@ def _quantiles(times: Sequence[float]) -> list[float]:
     return [sorted(times)[int((part + 0.5) / QUANTILES * len(times))] for part in range(QUANTILES)]
 
 
-def _of_all(mine: Sequence[float], workers: int) -> list[float]:
-    """The means over the crew."""
-    total = torch.tensor(mine, dtype=torch.float64)
-    dist.all_reduce(total)
-    return [float(each) / workers for each in total]
+def _of_all(mine: Sequence[float], worker: int, workers: int) -> list[float]:
+    """The medians over the crew: what kept one of them once is of something else that ran."""
+    rows = torch.zeros(workers, len(mine), dtype=torch.float64)
+    rows[worker] = torch.tensor(mine, dtype=torch.float64)
+    dist.all_reduce(rows)
+    return rows.quantile(0.5, dim=0).tolist()
 
 
 def _communicates(program: Program) -> bool:
