@@ -9,8 +9,9 @@ two stages, each sleeps 10 ms. A step is timed inside the workers, ours from the
 barriers; *called* is what a caller of ours waits, Ray's part included. *Predicted* is what replaying the plan says
 before the run, with task bodies, posts and messages measured here. *Overhead* is what a step takes beyond what the plan
 stated when it was compiled, which counts the network; torch states none, so for it beyond the least that its own order
-can take with these sleeps and no network. Ours is compared with torch's of the same schedule (zb_v with ZBV, dualpipe_v
-with DualPipeV), else with the smaller one.
+can take with these sleeps and no network. Steps of ours and of torch's two take turns; torch's processes are stopped
+when it is not theirs. Ours is compared with torch's of the same schedule (zb_v with ZBV, dualpipe_v with DualPipeV),
+else with the smaller one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import argparse
 import multiprocessing
 import os
 import random
+import signal
 import statistics
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -189,8 +191,8 @@ def drawn(plan: Plan, entry: Entry, found: Measured, arriving: Sequence[float], 
     return duration
 
 
-def ours(name: str, microbatches: int, steps: int) -> Ran:
-    """Steps of a named or solved schedule ("NAME:PLACEMENT") on four Ray workers."""
+def ours(name: str, microbatches: int, steps: int, beside: Callable[[], None]) -> Ran:
+    """Steps of a named or solved schedule ("NAME:PLACEMENT") on four Ray workers; ``beside``: called before each."""
     schedule, _, placement = name.partition(":")
     plan, model, x = planned(schedule, placement, microbatches)
     stated = plan.entries["train"].certificate.makespan / 1000
@@ -201,6 +203,7 @@ def ours(name: str, microbatches: int, steps: int) -> Ran:
         for _ in range(3):  # connections are made, code is warm
             job.step(x)
         for _ in range(steps):
+            beside()
             begin = time.perf_counter()
             job.step(x)
             called.append((time.perf_counter() - begin) * 1000)
@@ -292,9 +295,18 @@ def _parts(action: Any) -> tuple[Any, ...]:
     return () if action is None else action.sub_actions or (action,)
 
 
+@dataclass(frozen=True)
+class Pipeline:
+    """A running pipeline of torch's: the least that its order can take, and a function that makes one step and returns
+    its milliseconds. Between steps its processes are stopped, so that they take nothing from anybody."""
+
+    least: float
+    step: Callable[[], float]
+
+
 @contextmanager
-def torch_pipeline(which: str, microbatches: int, port: int) -> Generator[tuple[float, Callable[[], float]]]:
-    """The least that torch's order can take, and a function that makes one step and returns its milliseconds."""
+def torch_pipeline(which: str, microbatches: int, port: int) -> Generator[Pipeline]:
+    """One of torch's schedules, in a process per rank."""
     context = multiprocessing.get_context("spawn")
     commands, told = [context.Queue() for _ in range(DEVICES)], context.Queue()
     ranks = [
@@ -304,14 +316,26 @@ def torch_pipeline(which: str, microbatches: int, port: int) -> Generator[tuple[
     for process in ranks:
         process.start()
 
+    def send(number: int) -> None:
+        for process in ranks:
+            if process.pid is not None and process.is_alive():
+                os.kill(process.pid, number)
+
     def step() -> float:
+        send(signal.SIGCONT)
         for queue in commands:
             queue.put(True)
-        return told.get(timeout=120)
+        took = told.get(timeout=120)
+        send(signal.SIGSTOP)
+        return took
 
     try:
-        yield told.get(timeout=120), step
+        found = Pipeline(told.get(timeout=120), step)
+        for _ in range(3):
+            step()
+        yield found
     finally:
+        send(signal.SIGCONT)
         for queue in commands:
             queue.put(False)
         for process in ranks:
@@ -319,19 +343,14 @@ def torch_pipeline(which: str, microbatches: int, port: int) -> Generator[tuple[
             process.kill()
 
 
-def torchs(microbatches: int, steps: int) -> dict[str, Ran]:
-    """torch's two, their steps interleaved."""
+@contextmanager
+def torchs(microbatches: int) -> Generator[dict[str, Pipeline]]:
+    """torch's two."""
+    port = 29600 + os.getpid() % 1000
     with ExitStack() as stack:
-        port = 29600 + os.getpid() % 1000
-        running = {
+        yield {
             which: stack.enter_context(torch_pipeline(which, microbatches, port + i)) for i, which in enumerate(TORCH)
         }
-        times: dict[str, list[float]] = {which: [] for which in running}
-        for turn in range(steps + 3):
-            for which, (_, step) in running.items():
-                took = step()
-                times[which] += [took] if turn >= 3 else []
-        return {which: torchs_run(which, microbatches, running[which][0], times[which]) for which in running}
 
 
 def torchs_run(which: str, microbatches: int, least: float, times: list[float]) -> Ran:
@@ -359,23 +378,25 @@ class Compared:
 
 
 def compare(schedules: Sequence[str], microbatches: Sequence[int], steps: int) -> Iterator[Compared]:
-    """Every schedule of ``schedules`` at every number of micro-batches."""
+    """Every schedule of ``schedules`` at every number of micro-batches, its steps in turn with torch's."""
     for count in microbatches:
-        others = torchs(count, steps)
-        for name in schedules:
-            yield Compared(ours(name, count, steps), others)
+        with torchs(count) as running:
+            for name in schedules:
+                times: dict[str, list[float]] = {which: [] for which in running}
+
+                def beside(times: dict[str, list[float]] = times, running: dict[str, Pipeline] = running) -> None:
+                    for which, pipeline in running.items():
+                        times[which].append(pipeline.step())
+
+                ran = ours(name, count, steps, beside)
+                others = {which: torchs_run(which, count, running[which].least, times[which]) for which in running}
+                yield Compared(ran, others)
 
 
 def lines(schedules: Sequence[str], microbatches: Sequence[int], steps: int) -> Iterator[Line]:
     """The figures beside their bars."""
-    told: set[int] = set()
     for found in compare(schedules, microbatches, steps):
         ran, count = found.ran, found.ran.microbatches
-        if count not in told:
-            told.add(count)
-            yield from (
-                Line("runs", f"torch {n} m={count}: median step", str(r), "", None) for n, r in found.torch.items()
-            )
         yield Line("runs", f"{ran.name} m={count}: median step", str(ran), "within 1 %", abs(ran.off) <= 0.01)
         beside = ", ".join(f"{name} {other.overhead:.1f}" for name, other in found.torch.items())
         measured = f"{found.share:.2f} ({ran.overhead:.1f} ms; {beside})"
