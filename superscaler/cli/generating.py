@@ -116,8 +116,8 @@ def _checkpoint(directory: Path) -> Found:
         )
     try:
         request = Request.of(told)
-    except (KeyError, TypeError, ValueError) as e:
-        raise CheckpointError(f"{directory}: {PROGRESS} is damaged", f"its source: {type(e).__name__} {e}") from e
+    except UsageError as e:
+        raise CheckpointError(f"{directory}: {PROGRESS} is damaged", "its source:", *e.details) from e
     return Found(without_memory(request).model, None, directory)
 
 
