@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
-from superscaler.errors import PlanError, SplitError, UsageError
+from superscaler.errors import PlanError, ProfileError, SplitError, UsageError
 from superscaler.garbage import uncollected
-from superscaler.ir.argument import shown, whole
+from superscaler.ir.argument import path_of, shown, whole
 from superscaler.ir.check import check
 from superscaler.ir.cluster import Cluster
-from superscaler.ir.entry import MASTER
+from superscaler.ir.entry import MASTER, refuse_no_plan
 from superscaler.ir.graph import Graph, Tensor
 from superscaler.ir.layout import Axis, Mesh, Space
 from superscaler.ir.plan import Entry, Plan, StateTensor
@@ -101,6 +101,9 @@ def compile(
         _refuse_other(optimizer, SGD | AdamW, "optimizer", "superscaler.AdamW(lr=1e-3)")
     if profile is not None:
         _refuse_other(profile, Profile, "profile", "superscaler.known_profile(workers)")
+    for name, function in (("loss", loss), ("progress", progress)):
+        if not (callable(function) or (name == "loss" and loss is None)):
+            raise UsageError(f"{name}={shown(function)} cannot be called", hint=f"{name}=a function of one argument")
     if batch_norm not in ("global", "worker") and whole(batch_norm, "batch_norm") < 1:
         raise UsageError(f"batch_norm={batch_norm} is no number of parts", hint='"global", "worker", 2, 3, …')
     script = _script(plan if plan is not None else getattr(type(model), "__superscaler_plan__", None))
@@ -322,12 +325,21 @@ def profile(
     """Measure here what ``plan`` needs to be timed: its ops and task bodies, this machine's device and ``links``.
 
     Kept on disk (``path``, or by machine in the user's cache) with what was measured before. ``compile`` and
-    ``simulate`` take it. Raises :class:`PlanError` if a worker of the plan does not fit into this machine.
+    ``simulate`` take it. Raises :class:`PlanError` if a worker of the plan does not fit into this machine,
+    :class:`ProfileError` if the profile cannot be written.
     """
     from superscaler.runtime.profile import measure
 
+    refuse_no_plan(plan)
+    if whole(repeats, "repeats") < 1:
+        raise UsageError(f"repeats is {repeats}", hint="5, say")
+    file = None if path is None else path_of(path, 'profile(plan, path="profile.json")')
     found = measure(plan, repeats=repeats, links=links, progress=progress)
-    written = save_profile(found, path)
+    try:
+        written = save_profile(found, file)
+    except OSError as e:
+        why = e.strerror or str(e)
+        raise ProfileError("the profile cannot be written", why, hint="path=a file where there is space") from e
     return load_profile(written, found.machine)
 
 

@@ -59,7 +59,9 @@ def writing(path: object) -> Generator[None]:
         yield
     except OSError as e:
         raise SuperscalerError(
-            f"cannot write {path}", f"{e.strerror or e}", hint="a directory that exists, with enough space"
+            f"cannot write {path}",
+            f"{e.strerror or e}",
+            hint="the name of a file, in a directory that exists, with enough space",
         ) from e
 
 

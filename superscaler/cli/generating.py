@@ -48,7 +48,7 @@ def generate(
     if (prompt is None) == (prompt_ids is None):
         raise UsageError("--prompt and --prompt-ids: one of them is the prompt", hint="state one of them")
     if max_new_tokens < 1 or devices < 1 or (pipeline is not None and pipeline < 1):
-        raise UsageError("--max-new-tokens, --devices and --pipeline are 1 or more")
+        raise UsageError("--max-new-tokens, --devices and --pipeline are 1 or more", hint="1 or more of each")
     if memory is not None and not 0 < memory < inf:
         raise UsageError(f"--memory {memory} GiB", hint="a positive number")
     from superscaler.api import launch
@@ -105,7 +105,7 @@ def _checkpoint(directory: Path) -> Found:
     """Only a model that comes with superscaler is made from what a checkpoint says: no code is run at its word."""
     from superscaler import models
     from superscaler.cli.subject import Request, without_memory
-    from superscaler.runtime.checkpoint import PROGRESS, source_of_model
+    from superscaler.runtime.checkpoint import DAMAGED, PROGRESS, source_of_model
 
     told = source_of_model(directory)
     if told is None or told.get("name") not in models.MODELS:
@@ -117,7 +117,7 @@ def _checkpoint(directory: Path) -> Found:
     try:
         request = Request.of(told)
     except UsageError as e:
-        raise CheckpointError(f"{directory}: {PROGRESS} is damaged", "its source:", *e.details) from e
+        raise CheckpointError(f"{directory}: {PROGRESS} is damaged", "its source:", *e.details, hint=DAMAGED) from e
     return Found(without_memory(request).model, None, directory)
 
 
@@ -157,7 +157,9 @@ def _plan(model: Any, ids: list[int], new: int, devices: int, pipeline: int | No
     tensor = gcd(devices, key_heads(model)) if pipeline is None else devices // pipeline
     stages = devices // tensor if tensor else 0
     if tensor * stages != devices or (pipeline or stages) != stages:
-        raise UsageError(f"--pipeline {pipeline} does not divide --devices {devices}")
+        raise UsageError(
+            f"--pipeline {pipeline} does not divide --devices {devices}", hint="a number that divides the devices"
+        )
     if not ids:
         raise UsageError("the prompt is empty", hint="one token or more")
     return compile_decoder(

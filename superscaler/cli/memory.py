@@ -19,7 +19,7 @@ def memory(
 ) -> None:
     """Reserved, mapped and shared bytes by process, pool and owner: of all pools of this user's processes."""
     if watch is not None and (watch <= 0 or as_json):
-        raise UsageError("--watch takes a positive number of seconds, and no --json")
+        raise UsageError("--watch takes a positive number of seconds, and no --json", hint="--watch 1")
     if as_json:
         from superscaler.runtime.memory.table import live_table
 

@@ -64,7 +64,9 @@ def _plan(subject: str, request: Request, plan: str | None, devices: int | None,
     """The plan of a file, or of a model compiled for this machine."""
     if Path(subject).is_file() and not subject.startswith("hf:"):
         if plan is not None or devices is not None or request.preset is not None or request.settings:
-            raise UsageError(f"{subject} is a plan: --preset, --set, --plan and --devices are for models")
+            raise UsageError(
+                f"{subject} is a plan: --preset, --set, --plan and --devices are for models", hint="the plan file alone"
+            )
         from superscaler.ir.plan import Plan
 
         progress(f"reading and checking {subject}")

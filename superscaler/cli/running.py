@@ -50,12 +50,15 @@ def run(
     from superscaler.cli.batches import batches_of
     from superscaler.cli.costs import costs_of
     from superscaler.ir.plan import Plan
+    from superscaler.runtime.checkpoint import refuse_place
 
     with Progress() as progress, clean_stdout(as_json):
         progress(f"reading and checking {file}")
         plan = Plan.load(file)
         _trains(plan)
         batches = batches_of(plan, data)
+        if checkpoint is not None:
+            refuse_place(checkpoint)  # now, not after the last step
         progress(f"starting {plan.workers} workers")
         job = _launched(plan, backend, weights, init_seed, memory)
     with clean_stdout(as_json), job:

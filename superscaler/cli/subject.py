@@ -169,4 +169,6 @@ def _accepted(function: Callable[..., Any], request: Request, seed: int) -> dict
 
 def _no_presets(request: Request, what: str) -> None:
     if request.preset is not None or request.settings:
-        raise UsageError(f"--preset and --set are for models that come with superscaler, not for {what}")
+        raise UsageError(
+            f"--preset and --set are for models that come with superscaler, not for {what}", hint="without them"
+        )

@@ -1,12 +1,17 @@
-"""Numbers as callers hand them over: whole ones of any type, alone or in a list; anything else is refused by name."""
+"""Arguments as callers hand them over: whole numbers of any type, alone or in a list, and paths; anything else is
+refused by name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from operator import index
-from typing import SupportsIndex, cast
+from pathlib import Path
+from typing import SupportsIndex, TypeVar, cast
 
-from superscaler.errors import UsageError
+from superscaler.errors import UsageError, did_you_mean
+
+Named = TypeVar("Named")
 
 
 def whole(value: object, name: str) -> int:
@@ -36,6 +41,31 @@ def limits(value: object, name: str) -> int | tuple[int | None, ...] | None:
         return whole(value, name)
     each = enumerate(cast(Iterable[object], value))
     return tuple(None if limit is None else whole(limit, f"{name}[{place}]") for place, limit in each)
+
+
+def path_of(value: object, hint: str) -> Path:
+    """``value`` as a path. Raises :class:`UsageError` for what names no file: another type, nothing, bytes."""
+    if not isinstance(value, str | os.PathLike):
+        raise UsageError(f"{shown(value)} is no path", hint=hint)
+    name: object = value if isinstance(value, str) else value.__fspath__()
+    if not isinstance(name, str) or not name or "\0" in name or not _encodable(name):
+        raise UsageError(f"{name!r} is no path", "no file can have this name", hint=hint)
+    return Path(name)
+
+
+def known(name: object, names: Mapping[str, Named], otherwise: str) -> Named:
+    """What has this name. Raises :class:`UsageError` for any other word or value: ``otherwise``, and the name."""
+    if not isinstance(name, str) or name not in names:
+        raise UsageError(f"{otherwise} {shown(name)}", hint=did_you_mean(str(name), names))
+    return names[name]
+
+
+def _encodable(name: str) -> bool:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def shown(value: object) -> str:

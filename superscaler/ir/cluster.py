@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from superscaler.errors import ClusterError, UsageError, did_you_mean
-from superscaler.ir.argument import shown, whole
+from superscaler.ir.argument import path_of, shown, whole
 
 GIB = 1 << 30
 MOST = 1 << 20
@@ -116,8 +116,9 @@ class Cluster(msgspec.Struct, frozen=True):
 
         Raises :class:`ClusterError` naming the key at fault.
         """
+        file = path_of(path, 'Cluster.load("cluster.toml")')
         try:
-            data = tomllib.loads(Path(path).read_text())
+            data = tomllib.loads(file.read_text())
         except OSError as e:
             raise ClusterError(f"cannot read the cluster file {path}: {e.strerror}", hint="a TOML file") from e
         except (ValueError, RecursionError) as e:  # also bytes that are no text, and tables without end
@@ -174,14 +175,14 @@ def _from_toml(data: dict[str, object], where: str) -> Cluster:
         devices.extend([i] * count)
     links = data.get("links", {})
     if not isinstance(links, dict):
-        raise ClusterError(f"{where}: [links] must be a table")
+        raise ClusterError(f"{where}: [links] must be a table", hint='[links]\nintra = "nvlink4"')
     default = _PRESET_LINKS.get(kinds[0].name, ("pcie", "ethernet"))
     intra = _link(links.get("intra", default[0]), f"{where}: links.intra")
     inter = _link(links.get("inter", default[1]), f"{where}: links.inter")
     host = _link(links.get("host", _host_link(kinds[0].name)), f"{where}: links.host")
     per_node = data.get("per_node", 8)
     if not isinstance(per_node, int) or per_node < 1:
-        raise ClusterError(f"{where}: per_node must be a positive integer, not {per_node!r}")
+        raise ClusterError(f"{where}: per_node must be a positive integer, not {per_node!r}", hint="per_node = 8")
     _every_link(links, len(devices), per_node, where)
     return Cluster(str(data.get("name", Path(where).stem)), tuple(kinds), tuple(devices), per_node, intra, inter, host)
 
@@ -207,7 +208,7 @@ def _every_link(links: dict[object, object], devices: int, per_node: int, where:
 
 def _device_row(row: object, where: str) -> tuple[Device, int]:
     if not isinstance(row, dict):
-        raise ClusterError(f"{where} must be a table")
+        raise ClusterError(f"{where} must be a table", hint='[[devices]]\nkind = "h100"\ncount = 8')
     known = {"kind", "count", "memory", "flops", "bandwidth", "overhead", "speed", "name"}
     for key in row:
         if key not in known:
@@ -218,10 +219,13 @@ def _device_row(row: object, where: str) -> tuple[Device, int]:
     base = DEVICES[kind]
     count = row.get("count", 1)
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ClusterError(f"{where}: count must be a positive integer, not {count!r}")
+        raise ClusterError(f"{where}: count must be a positive integer, not {count!r}", hint="count = 8")
     flops = row.get("flops", {})
     if not isinstance(flops, dict):
-        raise ClusterError(f"{where}: flops must be a table of operations per second by dtype, not {flops!r}")
+        raise ClusterError(
+            f"{where}: flops must be a table of operations per second by dtype, not {flops!r}",
+            hint="flops = {float32 = 1e12}",
+        )
     changed = {
         "name": str(row.get("name", base.name)),
         "memory": bytes_of(row["memory"], f"{where}: memory") if "memory" in row else base.memory,
@@ -258,4 +262,7 @@ def _link(value: object, where: str) -> Link:
         bandwidth = _positive(value["bandwidth"], f"{where}: bandwidth")
         latency = _positive(value["latency"], f"{where}: latency", zero=True)
         return Link(str(value.get("name", "custom")), bandwidth, latency)
-    raise ClusterError(f"{where}: give the name of a link class, or bandwidth (bytes/s) and latency (s)")
+    raise ClusterError(
+        f"{where}: give the name of a link class, or bandwidth (bytes/s) and latency (s)",
+        hint='intra = "nvlink4", or a table: bandwidth = 450e9, latency = 3e-6',
+    )

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from superscaler.errors import UsageError
+from superscaler.ir.argument import shown
 from superscaler.ir.cluster import Cluster
 from superscaler.ir.graph import Graph
 from superscaler.ir.layout import Layout, Space
@@ -81,3 +83,9 @@ class Contents(msgspec.Struct, frozen=True, dict=True):
     settings: dict[str, Any] = {}
     assumptions: tuple[str, ...] = ()
     version: int = 1
+
+
+def refuse_no_plan(plan: object) -> None:
+    """Raise :class:`UsageError` for what is no plan."""
+    if not isinstance(plan, Contents):
+        raise UsageError(f"{shown(plan)} is no plan", hint="superscaler.compile(...), or Plan.load(FILE)")

@@ -7,16 +7,15 @@ what a file says is proven by the check, whoever wrote it.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import tempfile
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
 from superscaler.errors import PlanFileError
 from superscaler.ir import text
+from superscaler.ir.argument import path_of
+from superscaler.ir.writing import write_at_once
 
 Type = TypeVar("Type")
 VERSION = 1
@@ -78,39 +77,24 @@ def _unrecognised(data: bytes, name: str) -> PlanFileError:
 
 def save(plan: Any, path: str | Path) -> None:
     """Write a plan's file. It appears whole, or the old one stays. Raises :class:`PlanFileError` (a full disk, say)."""
-    target = Path(path)
+    target = path_of(path, 'plan.save("gpt.plan.json")')
     data = to_bytes(plan)
     try:
-        _write_at_once(target, data)
+        write_at_once(target, data)
     except OSError as e:
         raise PlanFileError(
-            f"cannot write {target}", f"{e.strerror or e}", hint="a directory that exists, with enough space"
+            f"cannot write {target}",
+            f"{e.strerror or e}",
+            hint="the name of a file, in a directory that exists, with enough space",
         ) from e
-
-
-def _write_at_once(target: Path, data: bytes) -> None:
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
 
 
 def load(path: str | Path, kind: type[Type]) -> Type:
     """The plan in a file, not yet checked. Raises :class:`PlanFileError`."""
-    target = Path(path)
+    target = path_of(path, 'Plan.load("gpt.plan.json")')
     try:
         if target.stat().st_size > MAX_BYTES:
-            raise PlanFileError(f"{target} is too large for a plan", f"more than {MAX_BYTES >> 20} MiB")
+            raise PlanFileError(f"{target} is too large for a plan", f"more than {MAX_BYTES >> 20} MiB", hint=_MADE)
         data = target.read_bytes()
     except OSError as e:
         raise PlanFileError(f"cannot read {target}", f"{e.strerror or e}", hint=_MADE) from e

@@ -95,7 +95,10 @@ class Assignments:
             marks = sorted({1, len(devices)} | {m for _, pieces in found for m in _marks(pieces)})
             for a, b in pairwise(marks):
                 if b % a:
-                    raise SplitError(f"ops on {len(devices)} devices are split {a} and {b} ways, which do not nest")
+                    raise SplitError(
+                        f"ops on {len(devices)} devices are split {a} and {b} ways, which do not nest",
+                        hint="numbers of parts of which one divides the other",
+                    )
             place = Place(devices, tuple(_name(a, b) for a, b in pairwise(marks)))
             for op, pieces in found:
                 yield op, place, list(_refined(pieces, marks))
@@ -129,7 +132,8 @@ def _pieces(parts: Parts, devices: tuple[int, ...], distinct: int) -> list[Facto
             taken = min(free, left)
             if free % taken or left % taken:
                 raise SplitError(
-                    f"{parts.op.name}: {left} parts along {dim!r} do not nest with {free} devices or turns"
+                    f"{parts.op.name}: {left} parts along {dim!r} do not nest with {free} devices or turns",
+                    hint="a number of parts that is a multiple or a divisor of the devices",
                 )
             if taken > 1:
                 found.append(Factor("", dim, taken, time))

@@ -41,7 +41,10 @@ def _stage_specs(view: GraphView, stages: Sequence[Stage], record: Record, said:
     where: dict[str, Place] = {}
     for op, place, factors in record.assigned.factors():
         if where.setdefault(op.name, place) != place:
-            raise PlanError(f"{op.name} is assigned to {list(where[op.name].devices)} and to {list(place.devices)}")
+            raise PlanError(
+                f"{op.name} is assigned to {list(where[op.name].devices)} and to {list(place.devices)}",
+                hint="assign it once",
+            )
         for axis in place.axes:
             record.declare(axis, int(axis.partition("_")[2]))
         said.anchors += _anchors_of(record, op, factors)
@@ -84,7 +87,10 @@ def _anchors_of(record: Record, op: Op, factors: Sequence[Factor]) -> Iterator[t
     done: dict[str, int] = {}
     times = Counter(factor.dim for factor in factors)
     if sum(factor.time for factor in factors) > 1:
-        raise PlanError(f"{op.name}: parts that share a device are split along one dim only")
+        raise PlanError(
+            f"{op.name}: parts that share a device are split along one dim only",
+            hint="one split, or a device for each part",
+        )
     for axis, dim, ways, time in factors:
         if time:
             record.take_turns([op], ways, axis)

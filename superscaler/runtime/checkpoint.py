@@ -14,10 +14,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,9 @@ from superscaler.runtime.replacing import replace_directory
 
 SHARD = 1 << 30  # bytes of one file, unless a tensor is larger
 WEIGHTS, OPTIMIZER, PROGRESS = "model", "optimizer", "job.json"
+_OWN = re.compile(rf"({WEIGHTS}|{OPTIMIZER})(-\d+-of-\d+)?\.safetensors(\.index\.json)?|{PROGRESS}")
+_ANOTHER = "another directory, which may be written"
+DAMAGED = "copy it again, or an earlier checkpoint"
 
 
 @dataclass(frozen=True)
@@ -67,15 +72,14 @@ def source_of_model(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads((path / PROGRESS).read_text()).get("source")
     except (OSError, ValueError, AttributeError) as e:
-        raise CheckpointError(f"{path}: {PROGRESS} is damaged", str(e)) from e
+        raise CheckpointError(f"{path}: {PROGRESS} is damaged", str(e), hint=DAMAGED) from e
     return found if isinstance(found, dict) else None
 
 
 def save(plan: Plan, crew: Crew, path: Path, *, steps: int, seed: int) -> None:
     """Write a checkpoint. Raises :class:`CheckpointError`; what was at ``path`` is then still there, whole."""
-    path = path.absolute()
-    if path.exists() and not _is_checkpoint(path):
-        raise CheckpointError(f"{path} exists and is no checkpoint", hint="another directory")
+    path = Path(os.path.realpath(path))  # what a link leads to is replaced, not the link
+    refuse_place(path)
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,20 +93,33 @@ def save(plan: Plan, crew: Crew, path: Path, *, steps: int, seed: int) -> None:
         raise CheckpointError(
             f"the checkpoint {path} could not be written: {'the disk is full' if full else e.strerror or e}",
             "what was there before is unchanged",
-            hint="free some space, or another directory" if full else None,
+            hint="free some space, or another directory" if full else _ANOTHER,
         ) from e
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _is_checkpoint(path: Path) -> bool:
-    return path.is_dir() and ((path / PROGRESS).exists() or not any(path.iterdir()))
+def refuse_place(path: Path) -> None:
+    """Raise :class:`CheckpointError` if none can be made at ``path``, or what stands there must not be replaced."""
+    try:
+        above = next((place for place in path.absolute().parents if place.exists()), path)
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            raise CheckpointError(f"{above} is no directory that may be written", f"for {path}", hint=_ANOTHER)
+        if not path.exists():
+            return
+        names = [each.name for each in path.iterdir()]
+    except OSError as e:
+        raise CheckpointError(f"{path} cannot be a checkpoint", e.strerror or str(e), hint=_ANOTHER) from e
+    foreign = next((name for name in names if not _OWN.fullmatch(name)), None)
+    if foreign is not None or (names and PROGRESS not in names):
+        why = f"it has {foreign!r}" if foreign is not None else f"it has no {PROGRESS}"
+        raise CheckpointError(f"{path} exists and is no checkpoint", why, hint=_ANOTHER)
 
 
 def _sweep(path: Path) -> None:
     """Remove what a crash while writing this checkpoint left."""
-    for left in path.parent.glob(f".{path.name}.part-*"):
+    for left in path.parent.glob(f".{escape(path.name)}.part-*"):
         shutil.rmtree(left, ignore_errors=True)
 
 

@@ -36,7 +36,9 @@ def read_text(path: Path) -> Tensor:
             if "site-packages" not in file.parts and len(content) < LIMIT:
                 content += file.read_bytes()[: LIMIT - len(content)]
     except OSError as e:
-        raise InputError(f"cannot read {e.filename}: {e.strerror}") from e
+        raise InputError(
+            f"cannot read {e.filename}: {e.strerror}", hint="a file or a directory that can be read"
+        ) from e
     if not content:
         raise InputError(f"there is no text in {path}", hint="a file, or a directory of .py, .txt or .md files")
     return torch.frombuffer(content, dtype=torch.uint8)
@@ -59,7 +61,9 @@ def text_batches(entry: Entry, text: Tensor, *, seed: int = 0) -> Iterator[dict[
         )
     batch, seq = shapes[tokens]
     if len(text) <= seq:
-        raise InputError(f"{len(text)} bytes of text are too few for sequences of {seq}")
+        raise InputError(
+            f"{len(text)} bytes of text are too few for sequences of {seq}", hint="a longer text, or shorter sequences"
+        )
     shift = 0 if tokens == "input_ids" else 1
     generator = torch.Generator().manual_seed(seed)
     while True:

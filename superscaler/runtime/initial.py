@@ -8,11 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from superscaler.errors import PlanError, UsageError, did_you_mean
+from superscaler.ir.argument import shown
 from superscaler.ir.plan import Plan, StateTensor
 from superscaler.ir.region import Region
 from superscaler.runtime.crew import Crew
 from superscaler.runtime.packing import packing
 
+_SAME = "the model that the plan was compiled from, or compile this one"
 BATCH = 64 << 20  # bytes under way to the workers at a time
 
 
@@ -47,11 +49,12 @@ def check_names(plan: Plan, given: Mapping[str, Tensor], *, what: str, partial: 
         if source is None and partial:
             continue
         if source is None:
-            raise PlanError(f"{what} has no {tensor.name!r}, which the plan has", *_origin(plan))
+            raise PlanError(f"{what} has no {tensor.name!r}, which the plan has", *_origin(plan), hint=_SAME)
         if tuple(source.shape) != tensor.shape:
             raise PlanError(
                 f"{tensor.name!r} has shape {tuple(source.shape)} in {what} and {tensor.shape} in the plan",
                 *_origin(plan),
+                hint=_SAME,
             )
         if source.is_meta:
             raise PlanError(f"{tensor.name!r} is on the meta device: it has no content", hint="weights=, or init_seed=")
@@ -64,6 +67,8 @@ def check_weights(plan: Plan, given: Mapping[str, Tensor], *, beside: frozenset[
 
     Raises :class:`PlanError` naming the first that is missing, mis-shaped or unknown to plan and model.
     """
+    for name, tensor in given.items():
+        _refuse_no_tensor(name, tensor)
     sources = check_names(plan, given, what="weights", partial=bool(beside))
     known = {source_of(t) for t in plan.state} | set(aliases(plan)) | beside
     extra = next((name for name in given if name not in known), None)
@@ -74,13 +79,18 @@ def check_weights(plan: Plan, given: Mapping[str, Tensor], *, beside: frozenset[
     return sources
 
 
+def _refuse_no_tensor(name: object, given: object) -> None:
+    if not isinstance(name, str) or not isinstance(given, Tensor):
+        raise UsageError(f"weights[{name!r}] is {shown(given)}", hint="tensors by name: model.state_dict()")
+
+
 def check_model(plan: Plan, model: nn.Module) -> dict[str, Tensor]:
     """State tensor -> the model's tensor. Raises :class:`PlanError` if the plan was compiled from another model."""
     sources = check_names(plan, tensors_of(model), what=type(model).__name__)
     known = {source_of(t) for t in copied(plan)} | set(aliases(plan))
     for name, _ in model.named_parameters(remove_duplicate=False):
         if name not in known:
-            raise PlanError(f"the model has a parameter {name!r}, which the plan has not", *_origin(plan))
+            raise PlanError(f"the model has a parameter {name!r}, which the plan has not", *_origin(plan), hint=_SAME)
     return sources
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from superscaler.errors import InputError, NonFiniteLoss, RunError, UsageError, did_you_mean
-from superscaler.ir.argument import whole
+from superscaler.errors import InputError, NonFiniteLoss, RunError, UsageError
+from superscaler.ir.argument import known, path_of, whole
 from superscaler.ir.plan import Plan
 from superscaler.ir.region import Region
 from superscaler.runtime import checkpoint, restore
@@ -22,6 +22,7 @@ from superscaler.runtime.inputs import Cutter, driven, gather
 from superscaler.runtime.packing import assemble
 from superscaler.runtime.timings import Timing, Timings, timeline
 
+_DIRECTORY = 'the name of a directory: "checkpoint"'
 Local = list[dict[str, list[tuple[Region, Tensor]]]]
 
 
@@ -81,9 +82,7 @@ class Job:
         self, entry: str, args: tuple[Any, ...], named: Mapping[str, Any], lr: float | None, step: int
     ) -> list[dict[str, float]]:
         crew = self._working()
-        if entry not in self.plan.entries:
-            raise UsageError(f"the plan has no entry {entry!r}", hint=did_you_mean(entry, self.plan.entries))
-        found = self.plan.entries[entry]
+        found = known(entry, self.plan.entries, "the plan has no entry")
         inputs = {**gather(found, args, named), **driven(found, lr=lr, step=step)}
         cutter = self._cutters.get(entry)
         if cutter is None:
@@ -118,7 +117,7 @@ class Job:
 
     def _gradients(self) -> Local:
         if self._last != "train":
-            raise UsageError("there are no gradients: the last run was no training step")
+            raise UsageError("there are no gradients: the last run was no training step", hint="job.step(...) first")
         return self._local("gradients", "train")
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -194,11 +193,11 @@ class Job:
 
     def save_checkpoint(self, path: str | Path) -> None:
         """Write state and step count into the directory ``path``; one that is there is replaced when it is whole."""
-        checkpoint.save(self.plan, self._working(), Path(path), steps=self.steps, seed=self.seed)
+        checkpoint.save(self.plan, self._working(), path_of(path, _DIRECTORY), steps=self.steps, seed=self.seed)
 
     def load_checkpoint(self, path: str | Path) -> None:
         """Read what :meth:`save_checkpoint` wrote, under this plan or another one of the same model."""
-        progress = restore.load(self.plan, self._working(), Path(path))
+        progress = restore.load(self.plan, self._working(), path_of(path, _DIRECTORY))
         self.steps, self.seed = progress.steps, progress.seed
 
     # --- ending -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from superscaler.errors import ClusterError, UsageError, did_you_mean
-from superscaler.ir.argument import shown, whole
+from superscaler.ir.argument import path_of, shown, whole
 from superscaler.ir.plan import Plan
 from superscaler.runtime import restore
 from superscaler.runtime.arena import check_budget
@@ -53,9 +53,10 @@ def launch(
     if nan not in ("ignore", "raise"):
         raise UsageError(f"unknown nan={nan!r}", hint=did_you_mean(str(nan), ("ignore", "raise")))
     _refuse(plan, model, {"memory": memory, "init_seed": init_seed}, timeout)
-    sources = _sources(plan, model, weights)
+    given = _given(weights)
+    sources = _sources(plan, model, given)
     needs = [t.name for t in copied(plan) if t.name not in sources]
-    if needs and init_seed is None and not isinstance(weights, str | Path):
+    if needs and init_seed is None and not isinstance(given, Path):
         raise UsageError(f"{needs[0]!r} has no initial content", hint="give the model, weights= or init_seed=")
     options = WorkerOptions("cuda:0" if torch.cuda.is_available() else "cpu", compile, memory, timeout)
     if memory is not None:
@@ -65,15 +66,15 @@ def launch(
         if needs and init_seed is not None:
             draw_state(plan, crew, init_seed)
         send_state(plan, crew, sources)
-        if isinstance(weights, str | Path):
-            restore.load_weights(plan, crew, Path(weights), known=frozenset(sources))
+        if isinstance(given, Path):
+            restore.load_weights(plan, crew, given, known=frozenset(sources))
         return Job(plan, crew, model=model, finite=nan == "raise")
     except BaseException:
         crew.close()
         raise
 
 
-def _refuse(plan: object, model: object, numbers: Mapping[str, object], timeout: float) -> None:
+def _refuse(plan: object, model: object, numbers: Mapping[str, object], timeout: object) -> None:
     """Raise :class:`UsageError` for arguments of another type, before anything is started."""
     if not isinstance(plan, Plan):
         raise UsageError(f"{shown(plan)} is no plan to launch", hint="superscaler.compile(...), or Plan.load(FILE)")
@@ -82,11 +83,17 @@ def _refuse(plan: object, model: object, numbers: Mapping[str, object], timeout:
     for name, number in numbers.items():
         if number is not None:
             whole(number, name)
-    if not timeout > 0:
-        raise UsageError(f"timeout is {timeout}", hint="more than 0 seconds")
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+        raise UsageError(f"timeout is {shown(timeout)}", hint="more than 0 seconds")
 
 
-def _sources(plan: Plan, model: nn.Module | None, weights: Weights | None) -> dict[str, Tensor]:
+def _given(weights: Weights | None) -> Path | Mapping[str, Tensor] | None:
+    if weights is None or isinstance(weights, Mapping):
+        return weights
+    return path_of(weights, "the directory of a checkpoint, or tensors by name")
+
+
+def _sources(plan: Plan, model: nn.Module | None, weights: Path | Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     sources = {} if model is None else check_model(plan, model)
     if isinstance(weights, Mapping):
         beside = frozenset() if model is None else frozenset(tensors_of(model))

@@ -9,9 +9,11 @@ from superscaler.errors import CheckpointError
 from superscaler.ir.entry import MASTER
 from superscaler.ir.plan import Plan, StateTensor
 from superscaler.runtime import files
-from superscaler.runtime.checkpoint import OPTIMIZER, PROGRESS, WEIGHTS, Progress
+from superscaler.runtime.checkpoint import DAMAGED, OPTIMIZER, PROGRESS, WEIGHTS, Progress
 from superscaler.runtime.crew import Crew
 from superscaler.runtime.initial import aliases, copied, source_of
+
+_WROTE = "a directory that save_checkpoint(...) wrote"
 
 Source = tuple[str, Path, str]
 """A state tensor, a file, and its name in it."""
@@ -63,9 +65,11 @@ def _progress(path: Path) -> Progress:
         data = json.loads((path / PROGRESS).read_text())
         return Progress(int(data["steps"]), int(data["seed"]))
     except OSError as e:
-        raise CheckpointError(f"{path} is no checkpoint: {PROGRESS} cannot be read", str(e.strerror)) from e
+        raise CheckpointError(
+            f"{path} is no checkpoint: {PROGRESS} cannot be read", str(e.strerror), hint=_WROTE
+        ) from e
     except (ValueError, KeyError, TypeError) as e:
-        raise CheckpointError(f"{path}: {PROGRESS} is damaged", str(e)) from e
+        raise CheckpointError(f"{path}: {PROGRESS} is damaged", str(e), hint=DAMAGED) from e
 
 
 def _sources(
@@ -86,10 +90,13 @@ def _sources(
         file, shape, code = found[name]
         if shape != tensor.shape:
             raise CheckpointError(
-                f"{tensor.name!r} has shape {shape} in checkpoint {path} and {tensor.shape} in the plan"
+                f"{tensor.name!r} has shape {shape} in checkpoint {path} and {tensor.shape} in the plan",
+                hint=_origin(path),
             )
         if (code[0] in "FB") != (files.CODES[tensor.dtype][0] in "FB") or (code == "BOOL") != (tensor.dtype == "bool"):
-            raise CheckpointError(f"{tensor.name!r} is {code} in checkpoint {path} and {tensor.dtype} in the plan")
+            raise CheckpointError(
+                f"{tensor.name!r} is {code} in checkpoint {path} and {tensor.dtype} in the plan", hint=_origin(path)
+            )
         sources.append((tensor.name, file, name))
     known = {t.name for t in wanted} | set(tied) | spare
     extra = next((name for name in found if name not in known), None)
@@ -121,17 +128,15 @@ def _index(path: Path, stem: str) -> Found:
         elif single.exists():
             names = {single.name: None}
         else:
-            raise CheckpointError(
-                f"{path} has neither {index.name} nor {single.name}", hint="a directory that save_checkpoint(...) wrote"
-            )
+            raise CheckpointError(f"{path} has neither {index.name} nor {single.name}", hint=_WROTE)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise CheckpointError(f"{index} is damaged", f"{type(e).__name__}: {e}") from e
+        raise CheckpointError(f"{index} is damaged", f"{type(e).__name__}: {e}", hint=DAMAGED) from e
     found: Found = {}
     for file, listed in names.items():
         described = _described(path / Path(file).name)
         for name in described if listed is None else listed:
             if name not in described:
-                raise CheckpointError(f"{path / file} has no {name!r}, though the index says so")
+                raise CheckpointError(f"{path / file} has no {name!r}, though the index says so", hint=DAMAGED)
             found[name] = (path / Path(file).name, *described[name])
     return found
 
@@ -140,6 +145,6 @@ def _described(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     try:
         return files.describe(file)
     except OSError as e:
-        raise CheckpointError(f"{file} cannot be read: {e.strerror}") from e
+        raise CheckpointError(f"{file} cannot be read: {e.strerror}", hint=DAMAGED) from e
     except (ValueError, KeyError, TypeError) as e:
-        raise CheckpointError(f"{file} is damaged: {e}") from e
+        raise CheckpointError(f"{file} is damaged: {e}", hint=DAMAGED) from e

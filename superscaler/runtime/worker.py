@@ -134,7 +134,11 @@ class Worker:
                 hint="more memory for each worker; more micro-batches or recompute need less",
             ) from e
         except Exception as e:
-            raise WorkerError(f"worker {self.index} failed in {execution.task()}", f"{type(e).__name__}: {e}") from e
+            raise WorkerError(
+                f"worker {self.index} failed in {execution.task()}",
+                f"{type(e).__name__}: {e}",
+                hint="the same inputs and weights with backend='inline' show where",
+            ) from e
 
     def report(self, numbers: Numbers) -> None:
         """Write the number of every item that begins into ``numbers[0]``."""

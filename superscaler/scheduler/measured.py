@@ -11,6 +11,7 @@ import msgspec
 from superscaler.errors import PlanFileError
 from superscaler.ir.entry import Contents
 from superscaler.ir.program import Program
+from superscaler.ir.writing import write_at_once
 from superscaler.scheduler.timeline import RoleTimeline, Span, Timeline
 
 Times = Sequence[Sequence[tuple[float, float]]]
@@ -29,7 +30,7 @@ def read_trace(path: Path) -> Trace:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Trace)
     except OSError as e:
-        raise PlanFileError(f"cannot read {path}", f"{e.strerror or e}") from e
+        raise PlanFileError(f"cannot read {path}", f"{e.strerror or e}", hint="a file that `run --trace` wrote") from e
     except ValueError as e:
         raise PlanFileError(f"{path} is no trace of a run", str(e)[:200], hint="superscaler run FILE --trace F") from e
 
@@ -42,7 +43,11 @@ def measured(plan: Contents, trace: Trace) -> Timeline:
         len(times) == (len(programs[w].order) if w in programs else 0) for w, times in enumerate(trace.tasks)
     )
     if not fits:
-        raise PlanFileError("the trace is not one of this plan", f"it has {len(trace.tasks)} workers, {trace.entry}")
+        raise PlanFileError(
+            "the trace is not one of this plan",
+            f"it has {len(trace.tasks)} workers, {trace.entry}",
+            hint="the trace of a run of this plan",
+        )
     length = max((round(end) for times in trace.tasks for _, end in times), default=0)
     roles = tuple(_role(program, worker, trace.tasks[worker], length) for worker, program in sorted(programs.items()))
     bubble = sum(role.bubble for role in roles) / len(roles) if roles else 0.0
@@ -72,4 +77,4 @@ def trace_of(entry: str, workers: int, timings: Sequence[Any]) -> Trace:
 
 def write_trace(trace: Trace, path: Path) -> None:
     """Raises :class:`OSError`."""
-    path.write_bytes(msgspec.json.encode(trace))
+    write_at_once(path, msgspec.json.encode(trace))

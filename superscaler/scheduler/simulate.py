@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from superscaler.errors import UsageError, did_you_mean
+from superscaler.errors import UsageError
+from superscaler.ir.argument import known, shown
 from superscaler.ir.check.capacity import state_bytes
-from superscaler.ir.entry import Contents, Entry
+from superscaler.ir.entry import Contents, Entry, refuse_no_plan
 from superscaler.ir.program import Program
 from superscaler.scheduler.contention import replay_shared
 from superscaler.scheduler.profile import Profile
@@ -21,12 +22,12 @@ def simulate(
 
     ``profile``: what was measured on a machine, instead of what the plan states; workers that share its cores slow
     each other down as measured. Or ``durations``: (role, item) -> microseconds. Cost grows with roles and tasks, not
-    with workers. Raises :class:`UsageError` for an unknown entry.
+    with workers. Raises :class:`UsageError` for an unknown entry, and for what is no plan.
     """
+    refuse_no_plan(plan)
+    _refuse_no_profile(profile)
     name = entry or ("train" if "train" in plan.entries else next(iter(plan.entries)))
-    if name not in plan.entries:
-        raise UsageError(f"the plan has no entry {name!r}", hint=did_you_mean(name, plan.entries))
-    found = plan.entries[name]
+    found = known(name, plan.entries, "the plan has no entry")
     if profile is not None and durations is None:
         durations = profiled(plan, name, profile)
     post = round(profile.post * 1e6) if profile is not None else 0
@@ -44,6 +45,11 @@ def simulate(
     workers = sum(len(role.workers) for role in roles)
     bubble = sum(role.bubble * len(role.workers) for role in roles) / workers if workers else 0.0
     return Timeline(name, makespan, bubble, roles, tuple(chain))
+
+
+def _refuse_no_profile(profile: object) -> None:
+    if profile is not None and not isinstance(profile, Profile):
+        raise UsageError(f"profile={shown(profile)} is no profile", hint="profile=superscaler.profile(plan)")
 
 
 def _shares_cores(plan: Contents, profile: Profile) -> bool:

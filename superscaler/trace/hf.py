@@ -158,7 +158,7 @@ def _quiet(transformers: Any) -> Generator[None]:
 def _positive(**sizes: int) -> None:
     for name, size in sizes.items():
         if size < 1:
-            raise UsageError(f"hf: {name} must be at least 1, not {size}")
+            raise UsageError(f"hf: {name} must be at least 1, not {size}", hint="1 or more")
 
 
 def _length(config: Any, seq: int | None) -> int:
@@ -187,7 +187,7 @@ def _token_batch(config: Any, kind: Kind, batch: int, seq: int | None = None, *,
 
 def _image_batch(config: Any, kind: Kind, batch: int, seq: int | None = None, *, seed: int = 0) -> dict[str, Tensor]:
     if seq is not None:
-        raise UsageError("hf: a model of images has no seq")
+        raise UsageError("hf: a model of images has no seq", hint="without --seq")
     _positive(batch=batch)
     size = config.image_size
     height, width = size if isinstance(size, list | tuple) else (size, size)

@@ -131,8 +131,8 @@ def _drafted(
     return draft(None)
 
 
-def _known(what: str, given: str, choices: Any) -> None:
-    if given not in choices:
+def _known(what: str, given: object, choices: Any) -> None:
+    if not isinstance(given, str) or given not in choices:
         raise UsageError(f"trace: no {what} {given!r}", hint=did_you_mean(str(given), choices))
 
 

@@ -6,6 +6,7 @@ import json
 from importlib import resources
 from pathlib import Path
 
+from superscaler.ir.writing import write_at_once
 from superscaler.viz.chart import CRITICAL, DARK_ON, SHADES, Chart, colour, legend_name
 
 MARK = "/*DATA*/"
@@ -13,7 +14,7 @@ MARK = "/*DATA*/"
 
 def write_html(chart: Chart, path: str | Path) -> None:
     """Write ``chart`` into the file ``path``: zoom, move, point at tasks. Raises :class:`OSError`."""
-    Path(path).write_text(page(chart), encoding="utf-8")
+    write_at_once(Path(path), page(chart).encode())
 
 
 def page(chart: Chart) -> str:

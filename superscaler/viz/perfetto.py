@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from superscaler.ir.writing import write_at_once
 from superscaler.scheduler.timeline import RoleTimeline, Timeline
 from superscaler.viz.chart import lanes_of, legend_name
 from superscaler.viz.plan_timeline import groups
@@ -18,7 +19,8 @@ def write_perfetto(timeline: Timeline, path: str | Path) -> None:
 
     Raises :class:`OSError`.
     """
-    Path(path).write_text(json.dumps({"traceEvents": events(timeline), "displayTimeUnit": "ms"}), encoding="utf-8")
+    text = json.dumps({"traceEvents": events(timeline), "displayTimeUnit": "ms"})
+    write_at_once(Path(path), text.encode())
 
 
 def events(timeline: Timeline) -> list[Event]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from superscaler.ir.writing import write_at_once
 from superscaler.viz.chart import CRITICAL, DARK_ON, SHADES, Bar, Chart, colour, legend_name, unit_of
 
 if TYPE_CHECKING:
@@ -20,7 +22,9 @@ MOST_CURVES = 8
 
 def write_png(chart: Chart, path: str | Path) -> None:
     """Draw ``chart`` into the file ``path``. Raises :class:`OSError` if that cannot be written."""
-    _figure(chart).savefig(path, dpi=150, format="png")
+    picture = BytesIO()
+    _figure(chart).savefig(picture, dpi=150, format="png")
+    write_at_once(Path(path), picture.getvalue())
 
 
 def _figure(chart: Chart) -> Figure:

@@ -142,9 +142,22 @@ def test_what_a_crash_left_is_swept_away(saved: Path) -> None:
 
 def test_a_directory_of_something_else_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with started(plans.whole()) as job, pytest.raises(CheckpointError, match="is no checkpoint"):
-        job.save_checkpoint(tmp_path)
-    assert (tmp_path / "thesis.tex").exists()
+    with started(plans.whole()) as job:
+        for _ in range(2):
+            with pytest.raises(CheckpointError, match="is no checkpoint"):
+                job.save_checkpoint(tmp_path)
+            assert (tmp_path / "thesis.tex").exists()
+            (tmp_path / "job.json").write_text("{}")
+
+
+def test_what_a_link_leads_to_is_replaced(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "link").symlink_to(saved)
+    with started(plans.whole(), steps=3) as job:
+        job.save_checkpoint(tmp_path / "elsewhere" / "link")
+        assert [each.is_symlink() for each in (tmp_path / "elsewhere").iterdir()] == [True]
+        job.load_checkpoint(saved)
+        assert job.steps == 3
 
 
 def renamed(plan: Plan, **changes: dict[str, object]) -> Plan:

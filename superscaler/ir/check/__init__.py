@@ -37,7 +37,7 @@ from superscaler.ir.check.scope import Scope
 from superscaler.ir.check.sizes import PartSizes
 from superscaler.ir.check.spaces import Layouts, check_space, check_state
 from superscaler.ir.check.steps import run_block
-from superscaler.ir.entry import Contents, Entry
+from superscaler.ir.entry import Contents, Entry, refuse_no_plan
 
 UNEXPECTED = "the check can make no sense of it"
 
@@ -50,6 +50,7 @@ def check(plan: Contents, *, strict: bool = False) -> Report:
     ``strict``: refuse rules found by discovery. Raises :class:`Fault` (a :class:`CheckError`) that names the kind of
     fault, the worker, the task, the tensor, and what would be right. The time taken is reported in seconds.
     """
+    refuse_no_plan(plan)
     began = perf_counter()
     try:
         entries = _check_entries(plan)

@@ -29,6 +29,10 @@ FaultKind = Literal[
 ]  # fmt: skip
 
 
+_HINT = "compile the plan again; a fault that comes back is a bug to report, with the plan's file"
+"""What to try where nobody can say what would be right."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where in a plan: the entry, the role's workers, the block, its micro-batch, the step."""
@@ -58,7 +62,7 @@ class Fault(CheckError):
     """A plan is proven wrong. ``kind`` is one of :data:`FaultKind`; the message says where and what would be right."""
 
     def __init__(self, kind: FaultKind, what: str, *details: str, hint: str | None = None) -> None:
-        super().__init__(f"{kind}: {what}", *details, hint=hint)
+        super().__init__(f"{kind}: {what}", *details, hint=hint or _HINT)
         self.kind: FaultKind = kind
         self.bare = what
 

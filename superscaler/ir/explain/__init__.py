@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from superscaler.errors import UsageError, did_you_mean
-from superscaler.ir.entry import Contents
+from superscaler.ir.entry import Contents, refuse_no_plan
 from superscaler.ir.explain.explanation import Explanation, Section, explanation, shortened
 from superscaler.ir.explain.op import explain_module, explain_op
 from superscaler.ir.explain.state import explain_state
 from superscaler.ir.explain.worker import explain_worker
 from superscaler.ir.summary import summary
+
+_DIGITS = 19
+"""A number of so many is no worker's."""
 
 
 def explain(plan: Contents, subject: str | None = None) -> Explanation:
@@ -16,10 +19,11 @@ def explain(plan: Contents, subject: str | None = None) -> Explanation:
 
     Without a subject: of the plan, with what can be asked about. Raises :class:`UsageError` for an unknown name.
     """
+    refuse_no_plan(plan)
     if subject is None:
         return _whole(plan)
     number = subject.lower().removeprefix("worker").strip(" :")
-    if number.isdigit():
+    if number.isdecimal() and len(number) < _DIGITS:
         if int(number) >= plan.workers:
             raise UsageError(f"the plan has no worker {number}", hint=f"0 to {plan.workers - 1}")
         return explain_worker(plan, int(number))

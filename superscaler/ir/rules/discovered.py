@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from superscaler.errors import PlanError
 from superscaler.ir.graph import Op
 from superscaler.ir.rules.rule import Rule, Shape
+from superscaler.ir.writing import write_at_once
 
 Shapes = tuple[Shape, ...]
 _TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*){1,3}")
@@ -91,7 +92,10 @@ def find(op: Op, ins: Shapes, outs: Shapes) -> Rule | None:
 
 
 def save(target: str, version: str, entry: Found) -> None:
-    """Add a rule to an op's file, whole or not at all; rules of another version are dropped."""
+    """Add a rule to an op's file, whole or not at all; rules of another version are dropped.
+
+    Raises :class:`PlanError` if it cannot be written: an op without a kept rule could not be checked.
+    """
     path = _path(target)
     if path is None:
         return
@@ -99,7 +103,11 @@ def save(target: str, version: str, entry: Found) -> None:
     kept = old.rules if old is not None and old.version == version else ()
     same = (entry.args, entry.ins, entry.outs)
     rules = (*(r for r in kept if (r.args, r.ins, r.outs) != same), entry)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-        file.write(msgspec.json.encode(Record(target, version, rules)))
-    os.replace(file.name, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_at_once(path, msgspec.json.encode(Record(target, version, rules)))
+    except OSError as e:
+        raise PlanError(
+            f"the rule found for {target} cannot be kept", f"{path}: {e.strerror or e}",
+            hint="SUPERSCALER_CACHE=DIR, a directory that may be written",
+        ) from e  # fmt: skip
