@@ -7,6 +7,7 @@ a worker dies the others are ended too, and nothing is left: no process, no shar
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import shutil
@@ -41,6 +42,7 @@ COMPILING = 3600.0  # seconds for all bodies to be compiled
 GRACE = 4.0  # seconds in which the cause of a failure may show up behind its consequences
 INLINE = 64 << 10  # bytes of an input that go with the call itself
 STORE = 128 << 20  # bytes of the object store of a Ray that we start
+PLACE = "/tmp"  # of its files: sockets are among them, whose paths are limited to about a hundred characters
 
 
 class Cluster:
@@ -52,6 +54,7 @@ class Cluster:
     _lock = threading.Lock()
     _jobs: ClassVar[list[Cluster]] = []  # those on a Ray of our own
     _directory: ClassVar[Path | None] = None  # where that Ray keeps its files
+    _lock_of_directory: ClassVar[int] = -1
 
     def __init__(self, workers: int) -> None:
         with self._lock:
@@ -71,8 +74,8 @@ class Cluster:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(**quiet)
             return
-        # Sockets lie in it, and their paths are limited to about a hundred characters.
-        cls._directory = Path(tempfile.mkdtemp(prefix="ss-ray-", dir="/tmp"))
+        _sweep()
+        cls._directory, cls._lock_of_directory = _own_directory()
         cpus, place = max(workers, os.cpu_count() or 1), str(cls._directory)
         try:
             ray.init(num_cpus=cpus, object_store_memory=STORE, include_dashboard=False, _temp_dir=place, **quiet)
@@ -88,6 +91,7 @@ class Cluster:
         _end(family)
         if directory is not None:
             shutil.rmtree(directory, ignore_errors=True)
+            os.close(cls._lock_of_directory)
 
     def close(self) -> None:
         """End what was started, unless another job uses it."""
@@ -96,6 +100,23 @@ class Cluster:
                 self._jobs.remove(self)
                 if not self._jobs:
                     self._stop()
+
+
+def _own_directory() -> tuple[Path, int]:
+    """A directory for the files of a Ray, and the descriptor that locks it for as long as this process lives."""
+    directory = Path(tempfile.mkdtemp(prefix="ss-ray-", dir=PLACE))
+    lock = os.open(directory / ".owner", os.O_CREAT | os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    (directory / ".owner").rename(directory / "owner")  # only now, or somebody's sweep might be the first to lock it
+    return directory, lock
+
+
+def _sweep() -> None:
+    """Remove the directories of processes that were killed: their locks have gone with them."""
+    for owner in Path(PLACE).glob("ss-ray-*/owner"):
+        with contextlib.suppress(OSError), owner.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(owner.parent, ignore_errors=True)
 
 
 def _rays(process: psutil.Process) -> bool:
@@ -297,5 +318,8 @@ def _gpus(plan: Plan, *, alone: bool) -> int:
         )
     planned = any(kind.name != "cpu" for kind in plan.cluster.kinds)
     if gpus < plan.workers and planned and torch.cuda.is_available():
-        raise ClusterError(f"the plan needs {plan.workers} GPUs, and Ray has {gpus}")
+        raise ClusterError(
+            f"the plan needs {plan.workers} GPUs, and Ray has {gpus}",
+            hint="a plan for fewer devices, or a Ray with more GPUs",
+        )
     return int(torch.cuda.is_available() and gpus >= plan.workers)

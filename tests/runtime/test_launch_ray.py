@@ -24,6 +24,7 @@ from superscaler.errors import ClusterError, InputError, RunError, WorkerError
 from superscaler.ir.cluster import Cluster
 from superscaler.models import build
 from superscaler.plans import data_parallel
+from superscaler.runtime import launch_ray
 from superscaler.runtime.custom import op
 from superscaler.runtime.launch import launch
 from superscaler.transforms.optimize import AdamW
@@ -60,6 +61,17 @@ def leftovers() -> set[str]:
 def sleepy() -> plans.Plan:
     """The pipeline, a second in every forward of its second stage."""
     return plans.pipelined(4, slow=1000.0)
+
+
+def test_what_a_killed_process_left_is_swept_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch_ray, "PLACE", str(tmp_path))
+    dead, lock = launch_ray._own_directory()
+    os.close(lock)  # as the system does when the process is gone
+    (dead / "session" / "sockets").mkdir(parents=True)
+    alive, lock = launch_ray._own_directory()
+    launch_ray._sweep()
+    assert list(tmp_path.iterdir()) == [alive]
+    os.close(lock)
 
 
 @pytest.mark.usefixtures("own_ray")
