@@ -19,6 +19,7 @@ _BadUsage: Any = typer.BadParameter.__bases__[0]  # typer's usage errors, of whi
 def execute(app: typer.Typer, arguments: Sequence[str] | None, *, program: str) -> int:
     """Run a command line; its exit code. Errors are printed to standard error as ``Kind: what`` with details below."""
     command = typer.main.get_command(app)
+    _open_outputs()
     try:
         given = None if arguments is None else list(arguments)
         code = command.main(given, prog_name=program, standalone_mode=False)
@@ -31,12 +32,28 @@ def execute(app: typer.Typer, arguments: Sequence[str] | None, *, program: str) 
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except BrokenPipeError:
-        # Who read our output has gone (`superscaler ops | head`); nothing is left to say, also not at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Who read our output has gone (`superscaler ops | head`); nothing is left to say.
+        _silence()
+        return FAULT
+    except OSError as e:
+        print(f"SuperscalerError: {e}\n  try: a place that may be written, with enough space", file=sys.stderr)
+        _silence()
         return FAULT
     if code == INTERRUPTED:
         print("interrupted", file=sys.stderr)
     return code if isinstance(code, int) else DONE
+
+
+def _open_outputs() -> None:
+    """Python has None for an output that was closed before it began (``superscaler ops >&-``)."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+
+
+def _silence() -> None:
+    """What is still to be printed would fail at exit, too."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def kind_of(error: SuperscalerError) -> str:

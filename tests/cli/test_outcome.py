@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from superscaler import __version__
+from superscaler.cli import main
 from superscaler.cli.outcome import execute, kind_of
 from superscaler.errors import CheckError, UsageError
 from superscaler.ir.check.fault import fault
@@ -83,6 +84,47 @@ def test_interrupted_before_anything(monkeypatch: pytest.MonkeyPatch, capsys: py
         raise KeyboardInterrupt
 
     assert execute(app, [], program="p") == 130
+    capsys.readouterr()
+
+    class Interrupt:
+        """While modules are read."""
+
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            if name == "superscaler.cli.app":
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "meta_path", [Interrupt, *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "superscaler.cli.app")
+    with pytest.raises(SystemExit) as ended:
+        main(["ops"])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_closing_the_terminal_is_an_interrupt() -> None:
+    """What was started is ended then, too; unless ``nohup`` asked for the opposite."""
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        for given, then in ((signal.SIG_DFL, signal.default_int_handler), (signal.SIG_IGN, signal.SIG_IGN)):
+            signal.signal(signal.SIGHUP, given)
+            with pytest.raises(SystemExit):
+                main(["--version"])
+            assert signal.getsignal(signal.SIGHUP) is then
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_nowhere_to_print_to() -> None:
+    found = subprocess.run(["sh", "-c", f"{sys.executable} -m superscaler plans >&- 2>&-"], check=False)
+    assert found.returncode == 0
+
+
+def test_no_space_for_what_is_printed() -> None:
+    with Path("/dev/full").open("w") as full:
+        found = subprocess.run([*MODULE, "ops"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert found.returncode == 1
+    assert found.stderr.splitlines()[1:] == ["  try: a place that may be written, with enough space"]
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

@@ -75,7 +75,11 @@ class Arena:
         nbytes = size_of(shape, dtype, self._region.name)
         lo, hi = self._indices(offset, nbytes)
         if offset % dtype.itemsize:
-            raise UsageError(f"{self._region.name}: offset {offset} of a tensor of {dtype}", "it is not aligned")
+            raise UsageError(
+                f"{self._region.name}: offset {offset} of a tensor of {dtype}",
+                "it is not aligned",
+                hint="an offset that the size of an element divides",
+            )
         if any(index not in self._region.chunks for index in range(lo, hi)):
             raise VirtualMemoryError(
                 f"{self._region.name}: a view beyond what is mapped",
@@ -117,7 +121,10 @@ class Arena:
         """A value's life ends: chunks that no other value touches are idle."""
         lo, hi = self._indices(offset, nbytes)
         if any(not self._uses[index] for index in range(lo, hi)):
-            raise UseAfterFree(f"{self._region.name}: bytes [{offset:,}, {offset + nbytes:,}) are released already")
+            raise UseAfterFree(
+                f"{self._region.name}: bytes [{offset:,}, {offset + nbytes:,}) are released already",
+                hint="use it before it is released",
+            )
         self._end(lo, hi)
         if not self.keep:
             self._unmap_idle(range(lo, hi))
@@ -155,7 +162,7 @@ class Arena:
     def _open(self) -> None:
         self.pool.space.check_open(self._region.name)
         if self._buffer is None or self._region.state != "open":
-            raise UseAfterFree(f"{self._region.name} was freed")
+            raise UseAfterFree(f"{self._region.name} was freed", hint="another arena")
 
     def _indices(self, offset: int, nbytes: int) -> tuple[int, int]:
         self._open()
@@ -165,6 +172,7 @@ class Arena:
             raise VirtualMemoryError(
                 f"{self._region.name}: bytes [{offset:,}, {offset + nbytes:,}) are outside of the arena",
                 f"it has {self.size:,}",
+                hint="a larger arena",
             )
         chunk = self.pool.chunk
         return offset // chunk, -(-(offset + nbytes) // chunk) if nbytes else offset // chunk

@@ -37,7 +37,10 @@ class CudaBackend:
         self.driver = driver or CudaDriver()
         granularity = self.driver.granularity()
         if chunk <= 0 or chunk % granularity:
-            raise UsageError(f"chunk={chunk:,} is not a multiple of the device's granularity of {granularity:,} bytes")
+            raise UsageError(
+                f"chunk={chunk:,} is not a multiple of the device's granularity of {granularity:,} bytes",
+                hint="a multiple of it",
+            )
         self.chunk = chunk
         self.guard: Guard = guard
         self.capacity = 1 << 62
@@ -57,7 +60,9 @@ class CudaBackend:
         try:
             address = self.driver.reserve(size)
         except DriverError as error:
-            raise OutOfMemory(f"no address range of {size:,} bytes is free on the device", str(error)) from error
+            raise OutOfMemory(
+                f"no address range of {size:,} bytes is free on the device", str(error), hint="a smaller reservation"
+            ) from error
         self._sizes[address] = size
         return address
 

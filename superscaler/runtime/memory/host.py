@@ -58,7 +58,11 @@ class HostBackend:
                 "the host backend needs Linux", f"this is {sys.platform}", hint="run on Linux (memfd, MAP_FIXED)"
             )
         if chunk <= 0 or chunk % PAGE:
-            raise UsageError(f"chunk={chunk} is not a multiple of the page size", f"a page is {PAGE} bytes here")
+            raise UsageError(
+                f"chunk={chunk} is not a multiple of the page size",
+                f"a page is {PAGE} bytes here",
+                hint="a multiple of it",
+            )
         self.chunk = chunk
         self.guard: Guard = guard
         self._guard_protection = PROT_READ if guard == "zero" else PROT_NONE
@@ -168,6 +172,8 @@ def _open_file(system: LinuxMemory, label: str) -> tuple[int, int]:
         with contextlib.suppress(OSError):
             os.close(fd)
         if error.errno == errno.EFBIG:
-            raise BackendUnavailable("the host backend cannot size its memfd", str(error)) from error
+            raise BackendUnavailable(
+                "the host backend cannot size its memfd", str(error), hint="a larger limit on file sizes: ulimit -f"
+            ) from error
         raise
     return fd, size

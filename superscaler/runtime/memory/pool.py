@@ -41,7 +41,7 @@ class Pool:
         name: str = "pool",
     ) -> None:
         self.name = text_of(name, "a pool")
-        self.budget = bytes_of(budget, f"pool {name!r}, budget")
+        self.budget = budget = bytes_of(budget, f"pool {name!r}, budget")
         if isinstance(backend, str) or not hasattr(backend, "chunk"):
             backend = open_backend(str(backend), chunk, guard, name)
         self.backend = backend
@@ -59,7 +59,8 @@ class Pool:
 
         ``owner`` is the name under which its memory is counted and errors are reported; many may share one.
         """
-        if bytes_of(size, owner) <= 0:
+        size = bytes_of(size, owner)
+        if size <= 0:
             raise UsageError(f"{owner}: a reservation of {size} bytes", hint="a positive number of bytes")
         return VTensor(self.space, *self.space.open_region(size, owner))
 
@@ -124,7 +125,7 @@ class Pool:
 
 def open_backend(name: str, chunk: int, guard: Guard, label: str) -> Backend:
     """The backend of that name."""
-    bytes_of(chunk, f"pool {label!r}, chunk")
+    chunk = bytes_of(chunk, f"pool {label!r}, chunk")
     if guard not in ("trap", "zero"):
         raise UsageError(f"unknown guard {guard!r}", hint=did_you_mean(str(guard), ("trap", "zero")))
     if name == "host":

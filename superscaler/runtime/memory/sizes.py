@@ -31,7 +31,8 @@ def text_of(name: object, what: str) -> str:
 def size_of(shape: Sequence[int], dtype: torch.dtype, owner: str) -> int:
     """The bytes of a tensor. Raises :class:`UsageError` naming the owner for what is no shape or no usable dtype."""
     try:
-        known = not repr(dtype).startswith("torch.q")  # without a scale, which only torch can give them
+        # Quantized ones need a scale, which only torch can give them.
+        known = type(dtype).__name__ == "dtype" and not repr(dtype).startswith("torch.q")
         nbytes = math.prod(map(operator.index, shape)) * dtype.itemsize
     except (TypeError, AttributeError):
         known, nbytes = False, 0

@@ -85,7 +85,9 @@ class AddressSpace:
         """Raise :class:`UseAfterFree` for a closed pool, or one that a forked child has inherited."""
         if self.state == "inherited":
             raise UseAfterFree(
-                f"{user}: pool {self.name!r} belongs to process {self.pid}", "a forked child has no part in it"
+                f"{user}: pool {self.name!r} belongs to process {self.pid}",
+                "a forked child has no part in it",
+                hint="a pool of its own, opened by the child",
             )
         if self.state != "open":
             raise UseAfterFree(f"{user}: pool {self.name!r} is closed", hint="keep the pool open while it is used")
@@ -321,4 +323,6 @@ class AddressSpace:
 def _check_used(region: Region, hi: int) -> None:
     """Under the lock: its owner may have trimmed it since the caller looked."""
     if region.used < hi:
-        raise VirtualMemoryError(f"{region.name}: its first {hi:,} chunks are not all in use", f"{region.used:,} are")
+        raise VirtualMemoryError(
+            f"{region.name}: its first {hi:,} chunks are not all in use", f"{region.used:,} are", hint="extend first"
+        )

@@ -6,6 +6,7 @@ The term and the idea (reserve virtually, map physically on demand, share chunks
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from superscaler.errors import OutOfMemory, UsageError, UseAfterFree, VirtualMemoryError
@@ -104,7 +105,8 @@ class VTensor:
     def trim(self, size: int) -> None:
         """Shrink to ``size`` bytes; the chunks behind it go back, and views of them meet the guard."""
         region = self._open()
-        if not 0 <= bytes_of(size, region.name) <= self._size:
+        size = bytes_of(size, region.name)
+        if not 0 <= size <= self._size:
             raise UsageError(f"{region.name}: trim to {size:,} bytes", f"it has {self._size:,}", hint="extend grows")
         self._space.cut_prefix(region, -(-size // self._space.chunk))
         self._size = size
@@ -125,12 +127,14 @@ class VTensor:
         region, chunk = self._open(), self._space.chunk
         self._of_this_pool(source)
         there = len(source.chunks) if isinstance(source, Chunks) else source.region.used
-        if self._checked(nbytes) == 0:
+        nbytes, start = self._checked(nbytes), bytes_of(start, region.name)
+        if nbytes == 0:
             return
-        bytes_of(start, region.name)
         if start % chunk or self._size % chunk:
             raise UsageError(
-                f"{region.name}: share at {start:,} behind {self._size:,} bytes", f"both must be multiples of {chunk:,}"
+                f"{region.name}: share at {start:,} behind {self._size:,} bytes",
+                f"both must be multiples of {chunk:,}",
+                hint="whole chunks",
             )
         at, lo, hi = self._size // chunk, start // chunk, -(-(start + nbytes) // chunk)
         if at + hi - lo > region.count:
@@ -139,6 +143,7 @@ class VTensor:
             raise VirtualMemoryError(
                 f"{region.name}: share of bytes [{start:,}, {start + nbytes:,}) of {source!r}",
                 "not all of it is mapped",
+                hint="a part that is mapped",
             )
         if isinstance(source, Chunks):
             self._space.share_held(region, at, source.chunks[lo:hi], source.account)
@@ -153,7 +158,11 @@ class VTensor:
             self._of_this_pool(part)
         chunks = [number for part in parts for number in part.chunks]
         if self._size % chunk:
-            raise UsageError(f"{region.name}: share behind {self._size:,} bytes", f"not a multiple of {chunk:,}")
+            raise UsageError(
+                f"{region.name}: share behind {self._size:,} bytes",
+                f"not a multiple of {chunk:,}",
+                hint="whole chunks before it",
+            )
         at = self._size // chunk
         if at + len(chunks) > region.count:
             raise OutOfMemory(f"{region.name}: its address range is full", hint="reserve more")
@@ -190,10 +199,12 @@ class VTensor:
         """
         region = self._open()
         nbytes = size_of(shape, dtype, region.name)
+        shape, offset = tuple(map(index, shape)), bytes_of(offset, region.name)
         if offset < 0 or offset % dtype.itemsize or (shape and min(shape) < 0):
             raise UsageError(
                 f"{region.name}: a tensor of shape {tuple(shape)} at offset {offset}",
                 f"sizes are not negative, and the offset is a multiple of the {dtype.itemsize} bytes of {dtype}",
+                hint="sizes and an offset that are",
             )
         if offset + nbytes > self.mapped:
             raise VirtualMemoryError(
@@ -222,16 +233,18 @@ class VTensor:
         return self._region
 
     def _checked(self, nbytes: int) -> int:
-        if bytes_of(nbytes, self._region.name) < 0:
+        nbytes = bytes_of(nbytes, self._region.name)
+        if nbytes < 0:
             raise UsageError(f"{self._region.name}: {nbytes} bytes", hint="a number of bytes that is not negative")
         return nbytes
 
     def _indices(self, start: int, stop: int) -> tuple[int, int]:
-        for number in (start, stop):
-            bytes_of(number, self._region.name)
+        start, stop = bytes_of(start, self._region.name), bytes_of(stop, self._region.name)
         if not 0 <= start <= stop <= self.mapped:
             raise VirtualMemoryError(
-                f"{self._region.name}: bytes [{start:,}, {stop:,}) are not all mapped", f"{self.mapped:,} are mapped"
+                f"{self._region.name}: bytes [{start:,}, {stop:,}) are not all mapped",
+                f"{self.mapped:,} are mapped",
+                hint="extend first",
             )
         return start // self._space.chunk, -(-stop // self._space.chunk)
 

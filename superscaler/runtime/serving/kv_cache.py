@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import torch
 
 from superscaler.errors import OutOfMemory, UsageError, UseAfterFree, VirtualMemoryError
+from superscaler.ir.argument import whole
 from superscaler.runtime.kernels.attention import CachedKV
 from superscaler.runtime.memory import Pool, VTensor
 from superscaler.runtime.serving.kv_layout import KVLayout
@@ -34,7 +35,7 @@ class KVCache:
     def __init__(
         self, pool: Pool, layout: KVLayout, max_tokens: int, *, owner: str = "kv", ahead: int = 0, block: int = 16
     ) -> None:
-        if max_tokens <= 0:
+        if whole(max_tokens, "max_tokens") <= 0:
             raise UsageError(f"max_tokens={max_tokens}", hint="a positive number of tokens")
         self.pool = pool
         self.layout = layout
@@ -246,4 +247,6 @@ class KVSequence:
     def check_alive(self) -> None:
         """Raise :class:`UseAfterFree` for a sequence that was freed."""
         if not self.planes:
-            raise UseAfterFree(f"{self.cache.owner}: a sequence was used after it was freed")
+            raise UseAfterFree(
+                f"{self.cache.owner}: a sequence was used after it was freed", hint="create(...) another one"
+            )

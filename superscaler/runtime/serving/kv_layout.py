@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from superscaler.errors import UsageError
+from superscaler.ir.argument import whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class KVLayout:
     layers_per_chunk: int = 1
 
     def __post_init__(self) -> None:
+        for name in ("layers", "heads", "dim", "layers_per_chunk"):
+            whole(getattr(self, name), name)
         if min(self.layers, self.heads, self.dim, self.layers_per_chunk) <= 0 or self.layers % self.layers_per_chunk:
             raise UsageError(
                 f"a KV layout of {self.layers} layers, {self.heads} heads of {self.dim}, "

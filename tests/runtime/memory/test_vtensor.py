@@ -111,9 +111,25 @@ def test_bad_parameters_are_usage_errors(pool):
         lambda: a.tensor((1,), torch.int32, offset=2),
         lambda: a.tensor((-1,), torch.int32),
         lambda: a.tensor((1,), torch.int32, offset=-4),
+        *(lambda odd=odd: a.tensor((1,), torch.int32, offset=odd) for odd in (None, "x", 1.5, [1])),
+        *(lambda odd=odd: a.tensor((1,), odd) for odd in (None, "x", torch.tensor(3))),
     ):
-        with pytest.raises(UsageError):
+        with pytest.raises(UsageError) as told:
             call()
+        assert told.value.hint
+
+
+def test_sizes_may_be_whole_numbers_of_any_type(pool):
+    """What keeps them are plain numbers: no tensor stays in the books."""
+    size = torch.tensor(2 * CHUNK)
+    a, b = pool.reserve(size), pool.reserve(size)
+    a.extend(size)
+    b.share(a, torch.tensor(CHUNK), torch.tensor(CHUNK))
+    a.writable(torch.tensor(0), size)
+    a.trim(torch.tensor(CHUNK))
+    assert a.tensor((torch.tensor(4),), torch.uint8, offset=torch.tensor(8)).tolist() == [0, 0, 0, 0]
+    stats = pool.stats()
+    assert {type(n) for n in (a.size, b.size, a.reserved, stats.mapped, stats.committed, stats.reserved)} == {int}
 
 
 def test_running_out_leaves_everyone_as_they_were():

@@ -329,6 +329,11 @@ def test_the_next_chunk_is_mapped_ahead():
 def test_bad_layouts_and_freed_sequences_are_named():
     with pytest.raises(UsageError, match="layers_per_chunk divides layers"):
         KVLayout(layers=3, heads=1, dim=1, layers_per_chunk=2)
+    for wrong in (None, "2", 1.5, [2]):
+        with pytest.raises(UsageError, match="whole number"):
+            KVLayout(layers=wrong, heads=1, dim=1)
+        with pytest.raises(UsageError, match="whole number"):
+            KVCache(open_cache().pool, DENSE, max_tokens=wrong)
     with pytest.raises(UsageError, match="max_tokens=0"):
         KVCache(Pool("host", budget=1 << 22), DENSE, max_tokens=0)
     sequence = prefill(open_cache(), [1])
