@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from superscaler.ir.graph import Op
 from superscaler.plans import Planner, Stage
+from superscaler.plans.megatron import megatron
 from superscaler.plans.placement import DIRECTION, stages_per_device
 from superscaler.scheduler.constructive import PLACEMENTS, Shape
 
@@ -112,6 +113,32 @@ class RandomPlan:
             sharded = [name for name in sharded if name not in names]
         p.reduce_early([name for name in p.parameters if dice.random() < self.early])
         p.offload_state([name for name in p.parameters if dice.random() < self.offloaded])
+
+
+@dataclass(frozen=True)
+class RandomTurns:
+    """Ops drawn at random take turns in parts, inside ``megatron``, and others are computed again.
+
+    ``share``: of the ops that take turns; ``again``: of those computed again.
+    """
+
+    seed: int
+    parts: int
+    share: float
+    again: float
+    stages: int = 1
+    microbatches: int = 1
+
+    def __call__(self, p: Planner) -> None:
+        dice = random.Random(self.seed)
+        megatron(pipeline=self.stages, microbatches=self.microbatches)(p)
+        chosen = [op for op in p.find() if dice.random() < self.share]
+        axis = p.turns([*chosen, *(reader for op in chosen for reader in p.readers(op))], self.parts)
+        for op in chosen:
+            dims = [d for d in p.dims(op) if p.size(op, d) >= self.parts]
+            if dims and dice.random() < 0.5:
+                p.prefer(op, dice.choice(dims), self.parts, axis=axis)
+        p.recompute([op for op in p.find() if dice.random() < self.again])
 
 
 @st.composite

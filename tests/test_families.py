@@ -12,7 +12,7 @@ import superscaler as ss
 from superscaler.errors import PlanError, SplitError
 from tests.exact import Subject
 from tests.families import FAMILIES, family
-from tests.random_plans import RandomPlan, random_plans
+from tests.random_plans import RandomPlan, RandomTurns, random_plans
 
 CLIPPED = ss.AdamW(lr=1e-2, clip_norm=1.0)
 BATCH = 4
@@ -87,3 +87,25 @@ def test_random_plans(name: str, plan: RandomPlan) -> None:
 @given(st.sampled_from(list(FAMILIES)), random_plans(BATCH))
 def test_random_plans_at_length(name: str, plan: RandomPlan) -> None:
     assert_exact_if_legal(name, plan)
+
+
+@pytest.mark.parametrize("plan", [RandomTurns(794, 2, 0.1, 0.1), RandomTurns(492, 3, 0.1, 0.1, stages=2)])
+def test_random_turns(plan: RandomTurns) -> None:
+    """An op run again for one of its results where the others are kept; passes through the stages in turns."""
+    subject("t5").assert_exact(plan, plan.stages, CLIPPED)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.sampled_from(["bert", "vit", "qwen2", "gpt2", "t5"]),
+    st.builds(
+        RandomTurns, st.integers(0, 2**31), st.integers(2, 3), *[st.sampled_from([0.1, 0.3, 1.0])] * 2,
+        *[st.integers(1, 2)] * 2,
+    ),
+)  # fmt: skip
+def test_random_turns_at_length(name: str, plan: RandomTurns) -> None:
+    try:
+        subject(name).assert_exact(plan, plan.stages, CLIPPED)
+    except PlanError:  # what is made in other turns than it is read
+        assume(False)

@@ -22,7 +22,7 @@ def lower(tasks: TaskGraph) -> Lowered:
     graph = tasks.graph
     check_shared(tasks)
     ops = sorted(ordered(graph, tasks.sequence), key=lambda op: _when(tasks.placed[op.name]))
-    for run in runs([op for op in ops if op.target not in FREE], tasks):
+    for run in runs([op for op in ops if op.target not in FREE], tasks, work.level):
         op, axis = run[0], turn_axis(run[0], tasks)
         placed = tasks.placed[op.name]
         for stage in placed.stages:

@@ -56,7 +56,7 @@ class Lowering:
         self.level = self._levels()
         self._early = self._early_gradients()
         self._run = 0  # the number of the run of turns being emitted
-        self._turned: dict[tuple[int, str, Layout], int] = {}
+        self._turned: dict[tuple[int, str, Layout, bool], int] = {}
         self._filled: dict[int, Key] = {}  # values of turns all of which have been emitted: local to a block
         self._results = {*self.graph.outputs.values(), *self.graph.gradients.values(), *self.graph.updates.values()}
         self.settled: set[int] = set()  # values that are partials once reduced or accumulated: kept, not made again
@@ -87,8 +87,11 @@ class Lowering:
         return number
 
     def _define_in_turn(self, body: Body, tensor: str, layout: Layout, turns: tuple[str, ...], kept: bool) -> int:
-        """One value for all turns of a run; each turn writes its own instance."""
-        key = (self._run, tensor, layout)
+        """One value for all turns of a run; each turn writes its own instance.
+
+        Another where the turn has it already: an op that is run again for the sake of another of its results.
+        """
+        key = (self._run, tensor, layout, body.turn.get(tensor, layout) is not None)
         if key not in self._turned:
             self._turned[key] = self.value(tensor, layout, (*body.over, *turns))
         if kept and all(v != self._turned[key] for v, _ in self.made.get((tensor, layout.mesh), [])):
@@ -431,7 +434,7 @@ class Lowering:
                 for tensor in op.outputs:
                     if self._read_whole(tensor, axis):
                         self._put_together(tensor, axis, body, wholes)
-        self._filled.update((v, body.key) for (run_, _, _), v in self._turned.items() if run_ == self._run)
+        self._filled.update((v, body.key) for (run_, *_), v in self._turned.items() if run_ == self._run)
         body.at, body.turn = (), Made()
 
     def _read_whole(self, tensor: str, axis: str, again: bool | None = None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from superscaler.ir.graph import Op
 from superscaler.ir.layout import State
@@ -20,8 +20,8 @@ def turn_axis(op: Op, tasks: TaskGraph) -> str:
     return ""
 
 
-def runs(ops: list[Op], tasks: TaskGraph) -> Iterator[list[Op]]:
-    """Ops one by one; those of a block that are split over the same turns together.
+def runs(ops: list[Op], tasks: TaskGraph, level: Mapping[str, int]) -> Iterator[list[Op]]:
+    """Ops one by one; those of a block that are split over the same turns together. ``level``: of each op's block.
 
     An op of the block that is not, and that reads nothing of a run of turns, goes before it, so that the run goes on.
     """
@@ -29,7 +29,7 @@ def runs(ops: list[Op], tasks: TaskGraph) -> Iterator[list[Op]]:
     for op in ops:
         axis = turn_axis(op, tasks)
         made = {out for each in run for out in each.outputs}
-        beside = bool(run) and _block(op, tasks) == _block(run[0], tasks)
+        beside = bool(run) and _block(op, tasks, level) == _block(run[0], tasks, level)
         if beside and axis == turn_axis(run[0], tasks) and not _reads_whole(op, axis, made, tasks):
             run.append(op)
             continue
@@ -79,6 +79,6 @@ def _reads_whole(op: Op, axis: str, made: set[str], tasks: TaskGraph) -> bool:
     return any(reads(name, along(op, axis, tasks, output=False, index=i)) for i, name in enumerate(op.inputs))
 
 
-def _block(op: Op, tasks: TaskGraph) -> tuple[object, ...]:
+def _block(op: Op, tasks: TaskGraph, level: Mapping[str, int]) -> tuple[object, ...]:
     placed = tasks.placed[op.name]
-    return placed.kind, placed.stages, placed.over
+    return placed.kind, placed.stages, placed.over, level[op.name]
