@@ -15,7 +15,7 @@ from superscaler.scheduler.activations import check_activations
 from superscaler.scheduler.bounds import Bound, closed_form
 from superscaler.scheduler.constructive import Orders, check, find, orders
 from superscaler.scheduler.flow import Flow, Starts, flow_of
-from superscaler.scheduler.greedy import Tuning, greedy, policies, tuning
+from superscaler.scheduler.greedy import Policy, Tuning, greedy, policies, tuning
 from superscaler.scheduler.greedy_back import greedy_back
 from superscaler.scheduler.listing import LaneOrder, list_schedule
 from superscaler.scheduler.named_starts import named_orders, named_starts
@@ -51,6 +51,16 @@ _LIGHTER = 6
 """Policies tried in less memory."""
 _LONGER = 3
 """Policies tried on more micro-batches when the steady state does not show."""
+_EVEN = (
+    (Policy("oldest first", 0.9, 0.5, 0.3), False),
+    (Policy("oldest first", 0.9, 2.0, 0.3), False),
+    (Policy("backward first", 0.9, 2.0, 0.3), True),
+)
+"""Policies that repeat themselves after one micro-batch, most often, from the end or not."""
+_WRITTEN_OUT = MOST_TASKS // 2
+"""Up to so many tasks are scheduled one by one rather than repeated with a gap."""
+_WRITING = 4e-6
+"""Seconds, about, that one task takes there."""
 
 
 def solve_pipeline(
@@ -108,7 +118,8 @@ def _with_sends(problem: PipelineProblem, budget: Budget, began: float) -> Pipel
     course = search.run()
     table = with_sends(to_problem(problem), search.flow, course.expand(), search.bound, half)
     cut = search.budget.blown and table.certificate.status != "optimal"
-    status: Status = "time_limit" if cut else table.certificate.status
+    searched = search.searched and table.certificate.status == "constructive"
+    status: Status = "time_limit" if cut else "feasible" if searched else table.certificate.status
     certificate = replace(table.certificate, status=status, seconds=monotonic() - began)
     return _by_the_job(problem, replace(table, certificate=certificate))
 
@@ -153,8 +164,9 @@ class _Search:
     """The steps of one solution. The best schedule is kept here, whatever a solver returns."""
 
     def __init__(self, flow: Flow, budget: Budget) -> None:
-        self.flow, self.budget = flow, budget
+        self.flow = flow
         self.small = flow.with_microbatches(min(flow.microbatches, max(32, 4 * flow.devices)))
+        self.budget = self.less_writing(budget)
         self.bound = ramp_bound(flow)
         self.floor = ramp_bound(self.small).value
         self.starts: Starts = []
@@ -178,11 +190,39 @@ class _Search:
         self.baseline = (self.baseline[0] + course.makespan - self.length, self.baseline[1])
         return course
 
+    def less_writing(self, budget: Budget) -> Budget:
+        """``budget`` without the time that it may take to write out all micro-batches where only few are searched."""
+        if budget.left is None or self.small.microbatches == self.flow.microbatches:
+            return budget
+        writing = min(budget.left / 2, min(self.flow.tasks, MOST_TASKS) * _WRITING)
+        return replace(budget, deadline=monotonic() + budget.left - writing)
+
     def of_all(self) -> Course:
-        """The shortest course of all micro-batches: repeated, or where that has a gap and they are few, written out."""
-        course = self.repeated()
+        """The shortest course of all micro-batches: repeated, or where that has a gap and they are few, written out.
+
+        A constructive schedule without a gap has none either, most often, when it goes on: written out at once.
+        """
+        course = None
+        if self.tried[0][0] == self.floor and self.flow.microbatches > self.small.microbatches:
+            course = self.even()
+            if (course is None or self.late(course)) and self.flow.tasks <= _WRITTEN_OUT:
+                course = _shorter(course, self.written_out(1))
+        if course is None or (self.late(course) and not self.budget.blown):
+            course = _shorter(self.repeated(), course)
         if course is None or (self.late(course) and self.few()):
-            return min(filter(None, (course, self.written_out())), key=lambda course: course.makespan)
+            count = 0 if self.budget.blown else max(3, _GREEDY_VISITS // 4 // self.flow.tasks)
+            course = _shorter(course, self.written_out(1 + count))
+        assert course is not None
+        return course
+
+    def even(self) -> Course | None:
+        """The first course without a gap of the policies that repeat themselves soonest, else the last of them."""
+        course = None
+        for policy, back in _EVEN:
+            starts = (greedy_back if back else greedy)(self.small, tuning(self.small, policy))
+            course = extend(self.small, starts, self.flow.microbatches) or course
+            if self.over(course) or (course is not None and not self.late(course)):
+                break
         return course
 
     def late(self, course: Course) -> bool:
@@ -196,16 +236,20 @@ class _Search:
     def repeated(self) -> Course | None:
         """The shortest course of all micro-batches that repeats a steady state, or None."""
         course = self.extended()
-        if course is None or (self.late(course) and self.small.tasks < _KERNEL_TASKS and not self.budget.blown):
-            return _shorter(course, self.longer())
-        return course
+        if self.over(course) or (course is not None and not (self.late(course) and self.small.tasks < _KERNEL_TASKS)):
+            return course
+        return _shorter(course, self.longer())
+
+    def over(self, course: Course | None) -> bool:
+        """Whether time is over, with ``course`` for a result, or few enough micro-batches to write out."""
+        return self.budget.blown and (course is not None or self.flow.tasks <= MOST_TASKS)
 
     def extended(self) -> Course | None:
         """The shortest of the best few extended: on many micro-batches a better steady state outdoes better ramps."""
         many = self.flow.microbatches
         best = extend(self.small, self.starts, many)
         for make, tuned in self.promising(_EXTENDED) if many > self.small.microbatches else ():
-            if best is not None and self.budget.blown:
+            if self.over(best):
                 break
             best = _shorter(best, extend(self.small, make(self.small, tuned), many))
         return best
@@ -241,16 +285,15 @@ class _Search:
                 return best
         return None
 
-    def written_out(self) -> Course:
-        """All micro-batches scheduled one by one: for a schedule without a steady state that could be repeated."""
+    def written_out(self, count: int) -> Course:
+        """All micro-batches scheduled one by one, by the shortest of few and those that promise most."""
         if self.flow.tasks > MOST_TASKS:
             raise ScheduleError(
                 f"no steady state was found, and {self.flow.tasks} tasks are too many to be scheduled one by one",
                 hint="fewer micro-batches",
             )
-        count = 0 if self.budget.blown else max(3, _GREEDY_VISITS // 4 // self.flow.tasks)
-        tried = [make(self.flow, tuned) for make, tuned in [self.promises[0][1:], *self.promising(count)]]
-        starts = min(tried, key=self.flow.makespan)
+        tries = [self.tried[0][2:], *([self.promises[0][1:], *self.promising(count)] if count > 1 else [])]
+        starts = min((make(self.flow, tuned) for make, tuned in tries), key=self.flow.makespan)
         if not feasible(self.flow, starts):
             raise ScheduleError("a schedule failed its own check", hint="please report this problem")
         return Course(starts, self.flow.makespan(starts))

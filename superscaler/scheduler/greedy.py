@@ -143,6 +143,7 @@ class _Greedy:
 
     def __init__(self, flow: Flow, tuned: Tuning) -> None:
         self.flow = flow
+        self.last = flow.stages - 1
         self.forward_first, self.backward_first = tuned.forward, tuned.backward
         self.aging, self.in_flight, self.patience = tuned.aging, tuned.in_flight, tuned.patience
         self.ends: Starts = [[[] for _ in range(flow.stages)] for _ in range(3)]
@@ -170,7 +171,7 @@ class _Greedy:
             free[d] = end
             heappush(heap, (end, d))
             neighbour = s + 1 if kind == FORWARD else s - 1 if kind == BACKWARD else -1
-            if 0 <= neighbour < flow.stages and idle[other := flow.device[neighbour]]:
+            if 0 <= neighbour <= self.last and idle[other := flow.device[neighbour]]:
                 idle[other] = False
                 heappush(heap, (max(now, free[other]), other))
         duration = flow.duration
@@ -211,7 +212,7 @@ class _Greedy:
         return before[j] + self.flow.into_forward[s] if len(before) > j else NEVER
 
     def backward_arrival(self, s: int, j: int) -> int:
-        if s == self.flow.stages - 1:
+        if s == self.last:
             return self.ends[FORWARD][s][j]
         before = self.ends[BACKWARD][s + 1]
         return before[j] + self.flow.into_backward[s] if len(before) > j else NEVER

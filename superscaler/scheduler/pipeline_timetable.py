@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 from superscaler.scheduler.flow import Starts
 from superscaler.scheduler.periodic import Course
@@ -67,15 +68,14 @@ class PipelineTimetable:
     @property
     def slots(self) -> list[Slot]:
         """Every task and send: device, lane, kind, stage, microbatch, start, end."""
-        return [*self._tasks(), *self._sends()]
+        return [slot for row in chain(self._tasks(), self._sends()) for slot in row]
 
-    def _tasks(self) -> Iterator[Slot]:
-        problem, shape = self.problem, self.problem.shape
+    def _tasks(self) -> Iterator[list[Slot]]:
+        """By kind and stage."""
         for kind, rows in zip(KINDS, self.starts, strict=True):
-            for stage, (row, ticks) in enumerate(zip(rows, ticks_by_device(problem, kind), strict=True)):
-                for j, start in enumerate(row):
-                    device = shape.device(stage, j)
-                    yield {
+            for stage, (row, ticks) in enumerate(zip(rows, ticks_by_device(self.problem, kind), strict=True)):
+                yield [
+                    {
                         "device": device,
                         "lane": COMPUTE,
                         "kind": kind,
@@ -84,17 +84,15 @@ class PipelineTimetable:
                         "start": start,
                         "end": start + ticks[device],
                     }
+                    for j, (device, start) in enumerate(zip(self._devices(stage), row, strict=True))
+                ]
 
-    def _sends(self) -> Iterator[Slot]:
-        problem, shape = self.problem, self.problem.shape
+    def _sends(self) -> Iterator[list[Slot]]:
+        """By what is sent and the stage that sends it."""
+        problem = self.problem
         for kind, stage, to in hops(problem) if problem.comm else ():
-            row, ticks = self.starts[KINDS.index(kind)][stage], ticks_by_device(problem, kind)[stage]
-            for j, begun in enumerate(row):
-                device = shape.device(stage, j)
-                if device == shape.device(to, j):
-                    continue
-                start = begun + ticks[device] if self.sends is None else self.sends[kind, stage, j]
-                yield {
+            yield [
+                {
                     "device": device,
                     "lane": COMM,
                     "kind": "send",
@@ -103,3 +101,21 @@ class PipelineTimetable:
                     "start": start,
                     "end": start + problem.comm,
                 }
+                for j, (device, other, start) in enumerate(
+                    zip(self._devices(stage), self._devices(to), self._posted(kind, stage), strict=True)
+                )
+                if device != other
+            ]
+
+    def _posted(self, kind: str, stage: int) -> list[int]:
+        """When each micro-batch's send starts; where it has none, when the task ends."""
+        row, ticks = self.starts[KINDS.index(kind)][stage], ticks_by_device(self.problem, kind)[stage]
+        ends = [start + ticks[device] for device, start in zip(self._devices(stage), row, strict=True)]
+        if self.sends is None:
+            return ends
+        return [self.sends.get((kind, stage, j), end) for j, end in enumerate(ends)]
+
+    def _devices(self, stage: int) -> list[int]:
+        """Where ``stage`` lies for each micro-batch."""
+        shape = self.problem.shape
+        return [device for j, count in self.problem.directions for device in [shape.device(stage, j)] * count]

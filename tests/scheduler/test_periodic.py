@@ -4,9 +4,10 @@ import random
 
 import pytest
 
+from superscaler.scheduler import certified
 from superscaler.scheduler.certified import solve_pipeline
 from superscaler.scheduler.flow import Flow, Starts, flow_of
-from superscaler.scheduler.greedy import Policy, greedy, tuning
+from superscaler.scheduler.greedy import Policy, Tuning, greedy, tuning
 from superscaler.scheduler.periodic import extend, feasible
 from superscaler.scheduler.pipeline import PipelineProblem
 
@@ -48,7 +49,25 @@ def _idle_before(flow: Flow, starts: Starts, kind: int, s: int, j: int) -> list[
     return [start > 0 and start not in ends]
 
 
-def test_a_thousand_micro_batches_of_a_v_are_solved_on_few() -> None:
-    table = solve_pipeline(PipelineProblem(16, 1000, 5, 5, 5, max_activations=32, placement="v"))
+@pytest.mark.parametrize(("devices", "microbatches", "activations"), [(8, 1000, 32), (32, 500, 128)])
+def test_many_micro_batches_of_a_v_are_solved_on_few(devices: int, microbatches: int, activations: int) -> None:
+    problem = PipelineProblem(2 * devices, microbatches, 5, 5, 5, max_activations=activations, placement="v")
+    table = solve_pipeline(problem)
     assert table.certificate.status == "optimal"
     assert feasible(flow_of(table.problem), table.starts)
+
+
+def test_out_of_time_all_micro_batches_are_laid_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    laid_out: list[int] = []
+
+    def counted(flow: Flow, tuned: Tuning) -> Starts:
+        laid_out.append(flow.microbatches)
+        return greedy(flow, tuned)
+
+    monkeypatch.setattr(certified, "greedy", counted)
+    draw = random.Random(4)
+    costs = [tuple(draw.randint(80, 120) for _ in range(16)) for _ in range(3)]
+    table = certified.solve_pipeline(PipelineProblem(16, 300, *costs, comm=10, placement="v"), time_limit=0.0)
+    assert table.status == "time_limit"
+    assert feasible(flow_of(table.problem), table.starts)
+    assert laid_out == [32, 300]
