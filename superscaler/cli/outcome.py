@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -45,10 +46,15 @@ def execute(app: typer.Typer, arguments: Sequence[str] | None, *, program: str) 
 
 
 def _open_outputs() -> None:
-    """Python has None for an output that was closed before it began (``superscaler ops >&-``)."""
+    """Python has None for an output that was closed before it began (``superscaler ops >&-``).
+
+    What an output's encoding cannot say becomes a question mark.
+    """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(getattr(sys, name), io.TextIOWrapper):
+            getattr(sys, name).reconfigure(errors="replace")
 
 
 def _silence() -> None:

@@ -112,11 +112,24 @@ def _own_directory() -> tuple[Path, int]:
 
 
 def _sweep() -> None:
-    """Remove the directories of processes that were killed: their locks have gone with them."""
+    """Remove what processes left that were killed, directories and agents of their Ray: their locks are gone."""
     for owner in Path(PLACE).glob("ss-ray-*/owner"):
         with contextlib.suppress(OSError), owner.open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for process in _users_of(owner.parent):
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
             shutil.rmtree(owner.parent, ignore_errors=True)
+
+
+def _users_of(directory: Path) -> list[psutil.Process]:
+    """The processes, but for this one, that have files in a directory open."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != os.getpid() and any(directory in Path(f.path).parents for f in process.open_files()):
+                found.append(process)
+    return found
 
 
 def _rays(process: psutil.Process) -> bool:

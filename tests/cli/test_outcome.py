@@ -120,6 +120,14 @@ def test_nowhere_to_print_to() -> None:
     assert found.returncode == 0
 
 
+def test_an_output_that_cannot_say_everything() -> None:
+    command = [*MODULE, "schedule", "--stages", "2", "--microbatches", "2", "--order", "1f1b"]
+    plain = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    found = subprocess.run(command, env=plain, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "?" in found.stdout
+
+
 def test_no_space_for_what_is_printed() -> None:
     with Path("/dev/full").open("w") as full:
         found = subprocess.run([*MODULE, "ops"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)

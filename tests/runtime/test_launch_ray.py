@@ -67,11 +67,22 @@ def test_what_a_killed_process_left_is_swept_away(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(launch_ray, "PLACE", str(tmp_path))
     dead, lock = launch_ray._own_directory()
     os.close(lock)  # as the system does when the process is gone
-    (dead / "session" / "sockets").mkdir(parents=True)
     alive, lock = launch_ray._own_directory()
-    launch_ray._sweep()
-    assert list(tmp_path.iterdir()) == [alive]
-    os.close(lock)
+    agents = []
+    for place in (dead, alive):
+        (place / "session" / "logs").mkdir(parents=True)
+        with (place / "session" / "logs" / "agent.log").open("w") as log:
+            agents.append(subprocess.Popen(["sleep", "60"], stdout=log))
+    try:
+        launch_ray._sweep()
+        assert list(tmp_path.iterdir()) == [alive]
+        assert agents[0].wait(timeout=10) == -signal.SIGKILL
+        assert agents[1].poll() is None
+    finally:
+        for agent in agents:
+            agent.kill()
+            agent.wait()
+        os.close(lock)
 
 
 @pytest.mark.usefixtures("own_ray")
