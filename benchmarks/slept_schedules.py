@@ -40,12 +40,13 @@ from torch.distributed.pipelining.schedules import ScheduleDualPipeV, ScheduleZB
 from benchmarks.schedule import Line, write
 from superscaler.api import compile as compile_plan
 from superscaler.ir.cluster import Cluster
-from superscaler.ir.plan import Entry, Plan
+from superscaler.ir.plan import Plan
 from superscaler.ir.program import Item
 from superscaler.runtime.distributed import connect, serve
+from superscaler.runtime.gaps import begun
 from superscaler.runtime.launch import launch
 from superscaler.runtime.links import arrivals
-from superscaler.runtime.moves import Measured, measure_moves
+from superscaler.runtime.moves import Measured, courses, measure_moves
 from superscaler.runtime.ops import sleep
 from superscaler.runtime.ops.sleeping import slept
 from superscaler.scheduler import Job, Problem, list_schedule, makespan
@@ -55,13 +56,14 @@ from superscaler.transforms.optimize import SGD
 
 DEVICES, WIDTH, MILLISECONDS = 4, 8, 20.0
 REPLAYS = 50
+MEASURING = 4.0  # seconds that every Program of a plan is run, to find out what its tasks take
 MESSAGES = 100  # of each worker, to find out how long one is under way
 STAGES = {"linear": 4, "bidirectional": 4, "v": 8, "interleaved": 8}
 SCHEDULES = (
     "1f1b:linear", "zb_h1:linear", "chimera:bidirectional", "interleaved_1f1b:interleaved", "zb_v:v", "v_half:v",
     "v_min:v", "dualpipe_v:v", "solve:linear", "solve:v",
 )  # fmt: skip
-Draw = Callable[[Sequence[float]], int]  # one of so many seconds, in microseconds
+Instance = tuple[int, Item]  # a role's
 TORCH = {"ZBV": ScheduleZBVZeroBubble, "DualPipeV": ScheduleDualPipeV}
 
 
@@ -108,10 +110,10 @@ class Slept(nn.Module):
     """A layer per stage and a loss, of which every backward needs all of the forward. A bias stands in front, so that
     the first stage, too, has an input gradient."""
 
-    def __init__(self, stages: int) -> None:
+    def __init__(self, stages: int, milliseconds: float) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(WIDTH))
-        self.layers = nn.Sequential(*(Layer(MILLISECONDS * DEVICES / stages) for _ in range(stages)))
+        self.layers = nn.Sequential(*(Layer(milliseconds) for _ in range(stages)))
 
     def forward(self, x: Tensor) -> Tensor:
         return loss(self.layers(x + self.bias))
@@ -121,11 +123,16 @@ def loss(x: Tensor) -> Tensor:
     return x.square().sum()
 
 
+def task_of(placement: str) -> float:
+    """Milliseconds of a task."""
+    return MILLISECONDS * DEVICES / STAGES[placement]
+
+
 def planned(schedule: str, placement: str, microbatches: int) -> tuple[Plan, nn.Module, Tensor]:
     """The plan of a schedule, its model and its batch."""
     torch.manual_seed(0)
     stages = STAGES[placement]
-    model, x = Slept(stages), torch.randn(microbatches, WIDTH)
+    model, x = Slept(stages, task_of(placement)), torch.randn(microbatches, WIDTH)
     script = f"pipeline:stages={stages},microbatches={microbatches},schedule={schedule},placement={placement}"
     cluster = Cluster.local(DEVICES)
     return compile_plan(model, (x,), cluster=cluster, plan=script, optimizer=SGD(lr=0.0), evaluate=False), model, x
@@ -151,44 +158,76 @@ def join(worker: int, port: int) -> None:
     connect(worker, DEVICES, "127.0.0.1", port, device=torch.device("cpu"), limit=120)
 
 
-def measured(plan: Plan, worker: int) -> tuple[Measured, list[float]]:
+def measured(plan: Plan, task: float, worker: int) -> tuple[Measured, list[float]]:
+    x = torch.zeros(WIDTH)
     with torch.no_grad():
-        return measure_moves(plan, worker, DEVICES, limit=120), arrivals(worker, MESSAGES)
+        found = measure_moves(plan, worker, DEVICES, least=MEASURING, limit=120)
+        return found, arrivals(worker, MESSAGES, lambda: slept(x, task))
 
 
-def predict(plan: Plan) -> float:
+def predict(plan: Plan, task: float) -> float:
     """The milliseconds of a step: the plan's Programs replayed with its task bodies, what communication takes of a
-    worker, and how long messages are under way, all measured just before by as many processes as there are workers.
+    worker, and how long messages are under way behind a sleep of ``task`` milliseconds, all measured just before by as
+    many processes as there are workers.
 
-    The median of replays in which everything takes as long as one that was measured: where many wait for each other, it
-    is the slower one that counts, so a step takes longer than it would if all were as long as the mean.
+    The median of replays in which tasks and messages take as long as ones that were measured: where many wait for each
+    other, it is the slower one that counts, so a step takes longer than it would if all were as long as the mean.
     """
-    measuring = [pool.submit(measured, plan, worker) for worker, pool in enumerate(crew())]
+    measuring = [pool.submit(measured, plan, task, worker) for worker, pool in enumerate(crew())]
     each = [future.result(240) for future in measuring]
     found, arriving = each[0][0], [seconds for _, arrived in each for seconds in arrived]
-    entry, generator = plan.entries["train"], random.Random(0)
-
-    def draw(seconds: Sequence[float]) -> int:
-        return max(1, round(generator.choice(seconds) * 1e6))
-
-    lengths: list[int] = []
-    for _ in range(REPLAYS):
-        run = replay(entry, drawn(plan, entry, found, arriving, draw), posts=lambda *_: draw(found.posts))
-        lengths.append(max(end for ends in run.ends for end in ends))
-    return statistics.median(lengths) / 1000
+    drawn = Drawn(plan, found, arriving)
+    return statistics.median(drawn.step() for _ in range(REPLAYS)) / 1000
 
 
-def drawn(plan: Plan, entry: Entry, found: Measured, arriving: Sequence[float], draw: Draw) -> Durations:
-    """How long tasks take and messages are under way, each drawn from those measured."""
-    keys = [Keys(plan, entry, program) for program in entry.programs]
+class Drawn:
+    """Steps of which every task and message takes as long as one that was measured, drawn anew for each step."""
 
-    @cache
-    def duration(role: int, item: Item) -> int:
-        body = found.blocks.get(keys[role].block(item.block, item.microbatch))
-        met = sum(found.moves[key] for key in keys[role].meetings(item).values())
-        return draw(arriving if body is None else body) + round(met * 1e6)
+    def __init__(self, plan: Plan, found: Measured, arriving: Sequence[float]) -> None:
+        self.entry, self.found, self.arriving = plan.entries["train"], found, arriving
+        self.keys = [Keys(plan, self.entry, program) for program in self.entry.programs]
+        self.courses = courses(plan, "train")
+        self.orders = [begun(course, p) for course, p in zip(self.courses, self.entry.programs, strict=True)]
+        self.posts, self.finishes = self.between()
+        self.generator = random.Random(0)
 
-    return duration
+    def step(self) -> int:
+        """Microseconds of one."""
+        run = replay(
+            self.entry,
+            self.lengths(),
+            posts=lambda role, item: self.posts.get((role, item), 0),
+            finishes=lambda role, item: self.finishes.get((role, item), 0),
+            orders=self.orders,
+        )
+        return max(end for ends in run.ends for end in ends)
+
+    def lengths(self) -> Durations:
+        """Of tasks, and of messages under way."""
+
+        @cache
+        def length(role: int, item: Item) -> int:
+            keys = self.keys[role]
+            body = self.found.blocks.get(keys.block(item.block, item.microbatch))
+            met = sum(self.found.moves[key] for key in keys.meetings(item).values())
+            return self.draw(self.arriving if body is None else body) + round(met * 1e6)
+
+        return length
+
+    def between(self) -> tuple[dict[Instance, int], dict[Instance, int]]:
+        """Of what lies between tasks: for each post its part, or all of it where nothing is posted."""
+        posts, finishes = dict[Instance, int](), dict[Instance, int]()
+        for role, course in enumerate(self.courses):
+            order = self.entry.programs[role].order
+            for gap in course[1:]:
+                took = round(self.found.gaps[gap.key] * 1e6)
+                if not gap.posts:
+                    finishes[role, order[gap.item]] = took
+                posts |= {(role, order[number]): took // len(gap.posts) for number in gap.posts}
+        return posts, finishes
+
+    def draw(self, seconds: Sequence[float]) -> int:
+        return max(1, round(self.generator.choice(seconds) * 1e6))
 
 
 def ours(name: str, microbatches: int, steps: int, beside: Callable[[], None]) -> Ran:
@@ -199,7 +238,7 @@ def ours(name: str, microbatches: int, steps: int, beside: Callable[[], None]) -
     times: list[float] = []
     called: list[float] = []
     with launch(plan, model) as job:
-        predicted = predict(plan)  # beside Ray, as the run
+        predicted = predict(plan, task_of(placement))  # beside Ray, as the run
         for _ in range(3):  # connections are made, code is warm
             job.step(x)
         for _ in range(steps):

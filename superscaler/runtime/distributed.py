@@ -28,6 +28,9 @@ from superscaler.runtime.measuring import Holders, holders, settle
 _all_gather: Any = getattr(dist, "all_gather_single", None) or getattr(dist, "all_gather_into_tensor", None)
 _reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or getattr(dist, "reduce_scatter_tensor", None)
 _LOOP = "gloo_tcp_loop"  # the name of its threads
+give_way = getattr(os, "sched_yield", lambda: None)
+"""Called behind a send: a receiver on this machine is woken on the same processor, where it would wait until the sender
+has nothing more to do, even if another processor is idle."""
 _REDUCE: dict[str, Any] = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}
 _OPS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
 
@@ -130,7 +133,9 @@ class DistributedComm:
 
     def send(self, tensor: Tensor, peer: int, key: Key) -> Handle:
         held = holders(tensor)
-        return self._handle("send", key, (peer,), self.world.send([tensor], peer, self._tag(key)), held)
+        work = self.world.send([tensor], peer, self._tag(key))
+        give_way()
+        return self._handle("send", key, (peer,), work, held)
 
     def recv(self, tensor: Tensor, peer: int, key: Key) -> Handle:
         held = holders(tensor)

@@ -6,7 +6,7 @@ Run as a program (``python -m superscaler.runtime.links WORKER PORT DEVICE WORKE
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import mean, median
 from time import perf_counter, sleep
 
@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from superscaler.ir.cluster import Link
-from superscaler.runtime.distributed import connect, disconnect
+from superscaler.runtime.distributed import connect, disconnect, give_way
 from superscaler.runtime.processes import MOST, together
 
 SMALL, LARGE = 4 << 10, 4 << 20  # bytes
@@ -37,7 +37,7 @@ def measure_link(device: str, workers: int = 2) -> Link:
 def between(worker: int, device: torch.device) -> Link:
     """The link between this process and its neighbour, all pairs at once; called by every process, all connected."""
     short, long = _seconds(worker, SMALL, device, 40), _seconds(worker, LARGE, device, 10)
-    arriving = _usual(arrivals(worker, 100)) if device.type == "cpu" else short
+    arriving = _usual(arrivals(worker, 100, _task())) if device.type == "cpu" else short
     bandwidth = (LARGE - SMALL) / max(long - short, 1e-9)
     return Link("measured", bandwidth, max(arriving - SMALL / bandwidth, 0.0))
 
@@ -53,10 +53,15 @@ def _main(worker: int, port: int, kind: str, workers: int) -> None:
         print(msgspec.json.encode(link).decode())
 
 
-def _compute(data: torch.Tensor) -> None:
-    """A task between two communications: it takes a while, and the caches hold its data afterwards."""
-    sleep(_BETWEEN)
-    data.add_(1)
+def _task() -> Callable[[], None]:
+    """What comes between two communications: it takes a while, and the caches hold its data afterwards."""
+    data = torch.zeros(_WORK // 4)
+
+    def compute() -> None:
+        sleep(_BETWEEN)
+        data.add_(1)
+
+    return compute
 
 
 def _seconds(worker: int, size: int, device: torch.device, times: int) -> float:
@@ -76,19 +81,22 @@ def _seconds(worker: int, size: int, device: torch.device, times: int) -> float:
     return median(found[3:])
 
 
-def arrivals(worker: int, times: int) -> list[float]:
-    """Seconds of one way, to a worker that has to be woken, from one that has slept.
+def arrivals(worker: int, times: int, task: Callable[[], object]) -> list[float]:
+    """Seconds of one way, to a worker that has to be woken, from one that has run ``task``.
 
     A message says when it was sent. (Workers of one machine have one clock.)
     """
-    message, data = torch.zeros(SMALL // 8, dtype=torch.float64), torch.zeros(_WORK // 4)
+    message = torch.zeros(SMALL // 8, dtype=torch.float64)
     found: list[float] = []
     for turn in range(times + 3):
         dist.barrier()  # workers of a pipeline end their tasks together
         if (turn + worker) % 2:
-            _compute(data)
+            task()
             message[0] = perf_counter()
-            dist.send(message, worker ^ 1)
+            sent = dist.isend(message, worker ^ 1)
+            give_way()
+            assert sent is not None
+            sent.wait()
         else:
             dist.recv(message, worker ^ 1)
             found.append(perf_counter() - float(message[0]))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter, perf_counter_ns
+from typing import Any
 
 import msgspec
 import torch
@@ -24,38 +25,37 @@ from superscaler.ir.program import Collective, Program, Recv, Send
 from superscaler.runtime.comm import Comm, Group, Handle, Key
 from superscaler.runtime.distributed import DistributedComm
 from superscaler.runtime.execution import Execution
-from superscaler.runtime.gaps import Times, gaps
+from superscaler.runtime.gaps import Gap, Times, course, gaps
 from superscaler.runtime.rehearsal import OVER, Rehearsal
 from superscaler.runtime.worker import WorkerOptions, make_worker
 from superscaler.scheduler.keys import Keys
 
-_LEAST = 1.5  # seconds that the runs of a Program take together
+LEAST = 1.5  # seconds that the runs of a Program take together
 _RUNS = (3, 40)  # how many there are
 Body = tuple[str, list[Key]]  # an item: its key, empty if it does not compute; its collectives
 QUANTILES = 20
-"""How many lengths stand for all that a task body was seen to take, each for as many."""
+"""How many lengths stand for all that something was seen to take, each for as many."""
 
 
 class Measured(msgspec.Struct, frozen=True):
     """Seconds. ``moves``: of collectives by key, with their waiting; ``blocks``: of task bodies by key, without the
-    collectives in them, QUANTILES of them from short to long; ``posts``: QUANTILES of what one end of a communication
-    takes of a worker's own time, from one task to the next, without waiting for the peer."""
+    collectives in them, QUANTILES of them from short to long; ``gaps``: between two tasks of a worker, by the key of a
+    :class:`~superscaler.runtime.gaps.Gap`, without waiting for peers; ``post``: of that, one end of a communication.
+
+    These two are medians: where all of the crew want a processor at once, which a plan's workers do not, some wait
+    long."""
 
     moves: dict[str, float]
     blocks: dict[str, list[float]]
-    posts: list[float]
-
-    @property
-    def post(self) -> float:
-        """The median: where all of the crew want a processor at once, which a plan's workers do not, some wait long."""
-        return median(self.posts)
+    gaps: dict[str, float]
+    post: float
 
 
-def measure_moves(plan: Plan, worker: int, workers: int, *, limit: float) -> Measured:
+def measure_moves(plan: Plan, worker: int, workers: int, *, least: float = LEAST, limit: float) -> Measured:
     """What the tasks and the communication of ``plan`` take in a crew of at most ``workers``.
 
-    Called by each of ``workers`` processes at once, which must be connected; the same for all of them. ``limit``:
-    seconds that a wait may take.
+    Called by each of ``workers`` processes at once, which must be connected; the same for all of them. ``least``:
+    seconds that each Program is run; ``limit``: seconds that a wait may take.
     """
     comm, found = _comm(plan, worker, workers, limit), Found()
     for name, entry in plan.entries.items():
@@ -63,13 +63,16 @@ def measure_moves(plan: Plan, worker: int, workers: int, *, limit: float) -> Mea
             keys = Keys(plan, entry, program)
             meetings = {at: key for at, key in keyed(keys).items() if int(key.split()[1]) <= workers}
             items = bodies(keys)
-            if not _communicates(program) or found.knows(meetings, items):
+            if not _communicates(program):
                 continue
             in_place = InPlace(comm, worker, workers)
             mine = make_worker(plan, program.workers[0], in_place, WorkerOptions("cpu"))
+            execution = mine.entries[name]
+            tasks = course(execution)
             try:
-                for _ in _runs(in_place, mine.entries[name]):
-                    found.note(in_place, mine.entries[name], meetings, items)
+                if not found.knows(meetings, items, tasks):
+                    for _ in _runs(in_place, execution, least):
+                        found.note(in_place, execution, meetings, items, tasks)
             finally:
                 mine.close()
     return found.measured(worker, workers)
@@ -81,15 +84,19 @@ class Found:
 
     moves: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     blocks: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    gaps: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     posts: list[float] = field(default_factory=list[float])
     waits: list[float] = field(default_factory=list[float])
 
-    def knows(self, meetings: dict[Key, str], items: list[Body]) -> bool:
+    def knows(self, meetings: dict[Key, str], items: list[Body], tasks: list[Gap]) -> bool:
         """Whether all of a Program has been seen."""
-        wanted = {key for key, _ in items if key}
-        return {*meetings.values()} <= self.moves.keys() and wanted <= self.blocks.keys()
+        wanted, between = {key for key, _ in items if key}, {gap.key for gap in tasks[1:]}
+        known = {*meetings.values()} <= self.moves.keys() and wanted <= self.blocks.keys()
+        return known and between <= self.gaps.keys()
 
-    def note(self, run: InPlace, execution: Execution, meetings: dict[Key, str], items: list[Body]) -> None:
+    def note(
+        self, run: InPlace, execution: Execution, meetings: dict[Key, str], items: list[Body], tasks: list[Gap]
+    ) -> None:
         """Take down the last run of a Program."""
         for key, seconds in _by_key(run.seconds, meetings).items():
             self.moves[key].append(seconds)
@@ -97,18 +104,40 @@ class Found:
         for (key, met), (start, end) in zip(items, times, strict=True):
             if key:
                 self.blocks[key].append((end - start) / 1e9 - sum(run.seconds.get(at, 0.0) for at in met))
-        self.posts += gaps(execution, times, run.waits)
+        for gap, took in gaps(tasks, times, run.waits):
+            self.gaps[gap.key].append(took)
+            if gap.posts:
+                self.posts.append(took / len(gap.posts))
         self.waits += [(end - start) / 1e9 for start, end in run.waits]
 
     def measured(self, worker: int, workers: int) -> Measured:
         """What all of the crew have seen."""
         over = _over(self.waits)
-        posts = [seconds + over for seconds in _quantiles(self.posts)] if self.posts else [0.0]
+        between = {key: [took + int(key.split()[1]) * over for took in times] for key, times in self.gaps.items()}
+        post = median(self.posts) + over if self.posts else 0.0
         return Measured(
             {key: median(times) for key, times in self.moves.items()},
-            {key: _of_all(_quantiles(times), worker, workers) for key, times in self.blocks.items()},
-            _of_all(posts, worker, workers),
+            {key: quantiles(_of_all(times, worker, workers)) for key, times in self.blocks.items()},
+            {key: median(_of_all(times, worker, workers)) for key, times in between.items()},
+            median(_of_all([post], worker, workers)),
         )
+
+
+def courses(plan: Plan, name: str) -> list[list[Gap]]:
+    """How a worker of every role goes through an entry of the plan."""
+    found: list[list[Gap]] = []
+    for program in plan.entries[name].programs:
+        alone: Any = _Alone()
+        worker = make_worker(plan, program.workers[0], alone, WorkerOptions("cpu"))
+        found.append(course(worker.entries[name]))
+        worker.close()
+    return found
+
+
+class _Alone:
+    """The communication of a worker that does not run."""
+
+    ordered = False
 
 
 def bodies(keys: Keys) -> list[Body]:
@@ -126,17 +155,18 @@ def _over(waits: Sequence[float]) -> float:
     return sorted(waits)[len(waits) // 4] if waits else 0.0
 
 
-def _quantiles(times: Sequence[float]) -> list[float]:
-    """The middles of equal parts of the sorted times."""
-    return [sorted(times)[int((part + 0.5) / QUANTILES * len(times))] for part in range(QUANTILES)]
+def quantiles(times: Sequence[float]) -> list[float]:
+    """The means of equal parts of the sorted times: together their mean, what seldom happens included."""
+    parts = torch.tensor(sorted(times), dtype=torch.float64).repeat_interleave(QUANTILES).view(QUANTILES, -1)
+    return parts.mean(1).tolist()
 
 
 def _of_all(mine: Sequence[float], worker: int, workers: int) -> list[float]:
-    """The medians over the crew: what kept one of them once is of something else that ran."""
+    """What all of the crew have, one after the other: as many of each."""
     rows = torch.zeros(workers, len(mine), dtype=torch.float64)
     rows[worker] = torch.tensor(mine, dtype=torch.float64)
     dist.all_reduce(rows)
-    return rows.quantile(0.5, dim=0).tolist()
+    return rows.flatten().tolist()
 
 
 def _communicates(program: Program) -> bool:
@@ -164,13 +194,13 @@ def _comm(plan: Plan, worker: int, workers: int, limit: float) -> DistributedCom
     return comm
 
 
-def _runs(in_place: InPlace, execution: Execution) -> Iterable[None]:
+def _runs(in_place: InPlace, execution: Execution, least: float) -> Iterable[None]:
     """Run the entry, as often in every process of the crew, so that each run is there to be looked at."""
     in_place.run([execution])
     start = perf_counter()
     in_place.run([execution])
-    least, most = _RUNS
-    count = torch.tensor(min(most, max(least, round(_LEAST / (perf_counter() - start)))))
+    fewest, most = _RUNS
+    count = torch.tensor(min(most, max(fewest, round(least / (perf_counter() - start)))))
     dist.broadcast(count, 0)
     for _ in range(int(count)):
         in_place.seconds.clear()

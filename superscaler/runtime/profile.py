@@ -24,7 +24,7 @@ from superscaler.ir.rules import rule_for
 from superscaler.ir.rules.part import part_of_op
 from superscaler.ir.rules.rule import Splits, op_layouts
 from superscaler.runtime.comm import Comm
-from superscaler.runtime.gaps import Times, gaps
+from superscaler.runtime.gaps import Times, course, gaps
 from superscaler.runtime.ops import DTYPES, bind, function, set_device
 from superscaler.runtime.rehearsal import Rehearsal
 from superscaler.runtime.worker import WorkerOptions, make_worker
@@ -167,7 +167,7 @@ def measure_blocks(plan: Plan, options: WorkerOptions, repeats: int) -> Bodies:
         worker = make_worker(plan, index, comm, options)
         try:
             for name, execution in worker.entries.items():
-                keys = Keys(plan, plan.entries[name], execution.program)
+                keys, tasks = Keys(plan, plan.entries[name], execution.program), course(execution)
                 rehearsal.run([execution])  # the first one does not count
                 start = perf_counter()
                 for number in range(_MOST):
@@ -176,7 +176,7 @@ def measure_blocks(plan: Plan, options: WorkerOptions, repeats: int) -> Bodies:
                     rehearsal.run([execution])
                     times = worker.times(name)
                     _note(found, execution.program, keys, times)
-                    between += gaps(execution, times, [])
+                    between += [took / len(gap.posts) for gap, took in gaps(tasks, times, []) if gap.posts]
         finally:
             worker.close()
     # The median, not the least: a step is made of tasks as they mostly are.

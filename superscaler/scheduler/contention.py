@@ -21,7 +21,7 @@ def replay_shared(
     """Run the entry's Programs in time, ``per_node`` workers sharing the cores of each node."""
     moments = Moments(entry, durations, posts)
     for role, program in enumerate(entry.programs):
-        moments.add(role, program)
+        moments.add(role, program, range(len(program.order)))
     moments.meet()
     return _Run(entry, moments, slowdown, per_node).run()
 

@@ -11,7 +11,7 @@ the maximum of earlier ones plus a duration, so one pass in topological order gi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -22,6 +22,7 @@ from superscaler.transforms.usage import reads, writes
 
 Node = tuple[int, int]  # role, item
 Durations = Callable[[int, Item], int]
+Orders = Sequence[Sequence[int]]
 Key = tuple[int, int]  # value, micro-batch
 Instance = tuple[int, int]  # communication, micro-batch
 
@@ -51,16 +52,25 @@ def at_once(_role: int, _item: Item) -> int:
     return 0
 
 
-def replay(entry: Entry, durations: Durations | None = None, *, posts: Durations = at_once) -> Replay:
+def replay(
+    entry: Entry,
+    durations: Durations | None = None,
+    *,
+    posts: Durations = at_once,
+    finishes: Durations = at_once,
+    orders: Orders | None = None,
+) -> Replay:
     """Run the entry's Programs in time. ``durations``: microseconds of a role's item, instead of what the plan states.
 
-    ``posts``: microseconds of a worker's own time that posting a role's item, one end of a communication, takes.
+    ``posts``: microseconds of a worker's own time that posting a role's item, one end of a communication, takes;
+    ``finishes``: those before an item that computes, beside posts. ``orders``: by role, the order in which a worker
+    begins the items, where it is not that of the Program.
 
     Raises :class:`ScheduleError` if the Programs wait for each other in a circle, which those of a checked plan do not.
     """
-    moments = Moments(entry, durations or (lambda _, item: item.end - item.start), posts)
+    moments = Moments(entry, durations or (lambda _, item: item.end - item.start), posts, finishes)
     for role, program in enumerate(entry.programs):
-        moments.add(role, program)
+        moments.add(role, program, range(len(program.order)) if orders is None else orders[role])
     moments.meet()
     return moments.run()
 
@@ -86,24 +96,28 @@ class Moments:
     entry: Entry
     durations: Durations
     posts: Durations
+    finishes: Durations = at_once
     nodes: list[Node] = field(default_factory=list[Node])
     lengths: list[int] = field(default_factory=list[int])
     after: list[list[tuple[int, int]]] = field(default_factory=list[list[tuple[int, int]]])
     met: dict[Instance, list[tuple[int, str]]] = field(default_factory=dict[Instance, list[tuple[int, str]]])
 
-    def add(self, role: int, program: Program) -> None:
+    def add(self, role: int, program: Program, order: Sequence[int]) -> None:
         """The tasks of a role, in order."""
         uses = _uses(self.entry, program)
         clock: list[tuple[int, int]] = []  # the moment from which the worker is free, with the delay after it
         moved: dict[Key, list[int]] = {}
         sent: dict[Key, list[int]] = {}
         links: dict[str, int] = {}
-        for number, item in enumerate(program.order):
+        for number in order:
+            item = program.order[number]
             block, use = program.blocks[item.block], uses[item.block]
             reached, over = self._task((role, number), self.durations(role, item))
             waits = self._found(program, block, item, use.touches, moved)
             waits += self._found(program, block, item, use.overwrites, sent)
-            self.after[reached] += [*clock, *((w, 0) for w in dict.fromkeys(waits))]
+            own = self.finishes(role, item) if block.lane == "compute" else 0
+            self.after[reached] += [(free, delay + own) for free, delay in clock]
+            self.after[reached] += [(w, 0) for w in dict.fromkeys(waits)]
             for comm in use.comms:
                 how = "compute" if block.lane == "compute" else "receive" if use.receives else "send"
                 self.met.setdefault((comm, item.microbatch), []).append((over, how))

@@ -6,6 +6,8 @@ from time import sleep
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import superscaler as ss
@@ -13,7 +15,8 @@ from superscaler.ir.layout import PartialKind
 from superscaler.ir.plan import Plan
 from superscaler.runtime.comm import Group, Handle, Key
 from superscaler.runtime.crowd import measure_crowd
-from superscaler.runtime.moves import Found, InPlace, bodies, collectives, keyed
+from superscaler.runtime.gaps import course
+from superscaler.runtime.moves import QUANTILES, Found, InPlace, bodies, collectives, keyed, quantiles
 from superscaler.runtime.rehearsal import OVER, Rehearsal
 from superscaler.runtime.worker import WorkerOptions, make_worker
 from superscaler.scheduler.keys import Keys
@@ -91,10 +94,25 @@ def test_a_body_is_measured_without_its_collectives() -> None:
     worker = make_worker(found, 0, in_place, WorkerOptions())
     in_place.seconds.clear()
     in_place.run([worker.entries["train"]])
-    seen.note(in_place, worker.entries["train"], keyed(keys), bodies(keys))
+    execution = worker.entries["train"]
+    seen.note(in_place, execution, keyed(keys), bodies(keys), course(execution))
     worker.close()
     assert min(map(min, seen.moves.values())) >= 0.2
     assert max(map(max, seen.blocks.values())) < 0.2
+
+
+def test_quantiles_keep_the_mean_with_what_seldom_happens() -> None:
+    times = [1.0] * 99 + [201.0]
+    found = quantiles(times)
+    assert len(found) == QUANTILES
+    assert found == sorted(found)
+    assert sum(found) / len(found) == pytest.approx(3.0)
+    assert found[-1] == pytest.approx(41.0)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=50))
+def test_quantiles_of_however_many(times: list[float]) -> None:
+    assert sum(quantiles(times)) / QUANTILES == pytest.approx(sum(times) / len(times))
 
 
 # --- messages in place --------------------------------------------------------------------------------------------
