@@ -25,6 +25,7 @@ from superscaler.scheduler.explain import least
 from superscaler.scheduler.profile import Profile
 from superscaler.scheduler.tasks import schedule
 from superscaler.transforms.assemble import assemble, with_state
+from superscaler.transforms.blocks import Lowered
 from superscaler.transforms.lower import lower
 from superscaler.transforms.place import place
 
@@ -38,6 +39,14 @@ _DOUBLINGS = 3
 _HALVINGS = 5
 
 Change = Callable[[Planner], None]
+
+
+@dataclass(frozen=True)
+class Unlimited:
+    """A TaskGraph lowered, with its entry in as much memory as it takes: the same for every size of memory tried."""
+
+    lowered: Lowered
+    entry: Entry
 
 
 @dataclass(frozen=True)
@@ -72,13 +81,22 @@ class Making:
 
     def entry(self, tasks: TaskGraph) -> Entry:
         """The entry of ``tasks``, without state; one that "solve" orders is within the devices' memory if it can be."""
+        return self.within(self.unlimited(tasks))
+
+    def unlimited(self, tasks: TaskGraph) -> Unlimited:
+        """The entry of ``tasks`` in as much memory as it takes."""
         lowered = lower(tasks)
+        return Unlimited(lowered, self.timed(lowered, None))
 
-        def timed(memory: Mapping[int, int] | None) -> Entry:
-            found = schedule(lowered, self.cluster, time_limit=self.time_limit, profile=self.profile, memory=memory)
-            return assemble(lowered, found)
+    def timed(self, lowered: Lowered, memory: Mapping[int, int] | None) -> Entry:
+        """The entry, its arena of each device within ``memory``; :class:`InfeasiblePlan` if that cannot be."""
+        found = schedule(lowered, self.cluster, time_limit=self.time_limit, profile=self.profile, memory=memory)
+        return assemble(lowered, found)
 
-        entry = timed(None)
+    def within(self, unlimited: Unlimited) -> Entry:
+        """The entry within the devices' memory if "solve" orders it and it can be."""
+        lowered, entry = unlimited.lowered, unlimited.entry
+        tasks = lowered.tasks
         room: dict[int, int] = {}
         for _ in range(_TRIES if tasks.order == "solve" else 0):
             programs = with_whole_state(entry, tasks).programs
@@ -90,14 +108,14 @@ class Making:
                     tighter = _TIGHTER * there / program.arena if worker in room and program.arena > there else 1.0
                     room[worker] = int(room.get(worker, there) * tighter)
             try:
-                entry = timed(room)
+                entry = self.timed(lowered, room)
             except InfeasiblePlan:
                 break
         return entry
 
-    def fits(self, tasks: TaskGraph) -> int | None:
-        """The largest peak of the entry of ``tasks`` if it fits, else None."""
-        programs = with_whole_state(self.entry(tasks), tasks).programs
+    def fits(self, unlimited: Unlimited) -> int | None:
+        """The largest peak of the entry if it fits, else None."""
+        programs = with_whole_state(self.within(unlimited), unlimited.lowered.tasks).programs
         return None if over(programs, self.cluster) else max(program.peak for program in programs)
 
 
@@ -181,7 +199,7 @@ def _recomputations(planner: Planner, worst: Program) -> Iterator[tuple[str, lis
 def _helps(making: Making, change: Change) -> bool:
     """Whether the whole fits after the change."""
     try:
-        return making.fits(making.tasks(change)) is not None
+        return making.fits(making.unlimited(making.tasks(change))) is not None
     except (PlanError, SplitError, ScheduleError, InfeasiblePlan):
         return False
 
@@ -191,12 +209,13 @@ def _least_memory(making: Making, enough: int) -> int:
     tasks = making.tasks()
     if tasks.order != "solve":
         return _as_written(enough)
+    unlimited = making.unlimited(tasks)
     low, high = min(kind.memory for kind in making.cluster.kinds), _as_written(enough)
     for _ in range(_HALVINGS):
         middle = _as_written((low + high) // 2)
         if middle >= high:
             break
-        peak = replace(making, cluster=_with_memory(making.cluster, middle)).fits(tasks)
+        peak = replace(making, cluster=_with_memory(making.cluster, middle)).fits(unlimited)
         low, high = (middle, high) if peak is None else (low, middle)
     return high
 
