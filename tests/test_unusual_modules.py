@@ -381,3 +381,22 @@ def test_state_is_cut_where_neither_it_nor_its_step_is_split_yet() -> None:
     torch.manual_seed(0)
     subject = Subject(Distilled(), (torch.randn(BATCH, 5), torch.randn(BATCH, 5)))
     subject.assert_exact("zero:level=1,data=2,replicas=2,tensor=2", 8, AdamW(lr=0.01))
+
+
+def test_a_parameter_that_its_own_device_reads_for_each_micro_batch_is_read_once_as_well() -> None:
+    """A projection used at both ends: the transpose that the last stage makes of it is read by the first's backward."""
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.down = nn.Linear(4, 4), nn.Parameter(torch.randn(4, 6) / 2)
+            self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.first(x) @ self.down
+            for layer in self.layers:
+                hidden = hidden + torch.tanh(layer(hidden))
+            return (F.linear(hidden, self.down) - x).square().mean()
+
+    torch.manual_seed(0)
+    Subject(Tied(), (torch.randn(5, 3, 4),)).assert_exact("pipeline:stages=2,microbatches=4,schedule=chimera", 2)

@@ -232,7 +232,14 @@ class Lowering:
         usable = [v for v in made if self._in_time(v, body)]
         if usable:
             return self._best([v for v in usable if self._reaches(v, layout)] or usable, layout)
-        return self._over_time(self._reduced_first(made), body) if made else None
+        if all(self._copied(v) for v in made):
+            return None
+        return self._over_time(self._reduced_first(made), body)
+
+    def _copied(self, number: int) -> bool:
+        """Whether a value that exists once was brought to its mesh for each micro-batch anew."""
+        value = self.values[number]
+        return value.over == (self.micro,) and value.layout.state(self.micro) is None
 
     def _made(self, tensor: str, body: Body) -> list[tuple[int, Key]]:
         """The values of a tensor on the body's mesh, with the blocks that made them, which may all stand before it."""
