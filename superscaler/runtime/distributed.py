@@ -64,7 +64,8 @@ class _Working:
             reason = str(e).partition("\n")[0]
             late = "imed out" in reason or "imeout" in reason
             what = f"did not finish within {self.limit.total_seconds():g} s" if late else "failed"
-            raise CommunicationFailed(f"worker {self.worker}: {self.posted} {what}", reason) from e
+            hint = "launch(..., timeout=...), if a task may take so long" if late else "what its peers report says why"
+            raise CommunicationFailed(f"worker {self.worker}: {self.posted} {what}", reason, hint=hint) from e
         del work
         settle(self.held)
         self.held = ()

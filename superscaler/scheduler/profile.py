@@ -7,8 +7,6 @@ measured is estimated from the figures of the device that it has: operations, by
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 import warnings
 from itertools import pairwise
 from pathlib import Path
@@ -17,12 +15,15 @@ from typing import Literal
 import msgspec
 
 from superscaler.errors import ProfileError
+from superscaler.ir.argument import path_of
 from superscaler.ir.cluster import Cluster, Device, Link
 from superscaler.ir.rules.discovered import cache_dir
+from superscaler.ir.writing import write_at_once
 from superscaler.scheduler.machine import Machine
 
 VERSION = 2
 """Of what a profile holds; each version is kept apart."""
+_FILE = "the name of a file, in a directory that may be written"
 
 
 class Profile(msgspec.Struct, frozen=True):
@@ -86,7 +87,7 @@ def load_profile(path: str | Path, here: Machine, *, foreign: Literal["refuse", 
     Raises :class:`ProfileError`, also for a file that is missing or no profile.
     """
     try:
-        found = msgspec.json.decode(Path(path).read_bytes(), type=Profile)
+        found = msgspec.json.decode(path_of(path, _FILE).read_bytes(), type=Profile)
     except OSError as e:
         raise ProfileError(f"cannot read the profile {path}", e.strerror or str(e), hint="superscaler profile") from e
     except msgspec.DecodeError as e:
@@ -103,13 +104,16 @@ def load_profile(path: str | Path, here: Machine, *, foreign: Literal["refuse", 
 
 
 def save_profile(profile: Profile, path: str | Path | None = None) -> Path:
-    """Write a profile, merged with what the file has of the same machine, whole or not at all; where it was written."""
-    target = Path(path) if path is not None else profile_path(profile.machine)
-    if target.exists():
-        with contextlib.suppress(ProfileError):  # of another machine, or broken: replaced
-            profile = load_profile(target, profile.machine).merged(profile)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".tmp", delete=False) as file:
-        file.write(msgspec.json.format(msgspec.json.encode(profile), indent=1))
-    os.replace(file.name, target)
+    """Write a profile, merged with what the file has of the same machine, whole or not at all; where it was written.
+
+    Raises :class:`ProfileError` if it cannot be written (a full disk, say).
+    """
+    target = path_of(path, _FILE) if path is not None else profile_path(profile.machine)
+    with contextlib.suppress(ProfileError):  # none yet, of another machine, or broken: replaced
+        profile = load_profile(target, profile.machine).merged(profile)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_at_once(target, msgspec.json.format(msgspec.json.encode(profile), indent=1))
+    except OSError as e:
+        raise ProfileError(f"cannot write the profile {target}", e.strerror or str(e), hint=_FILE) from e
     return target
