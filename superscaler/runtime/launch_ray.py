@@ -116,7 +116,7 @@ def _sweep() -> None:
     for owner in Path(PLACE).glob("ss-ray-*/owner"):
         with contextlib.suppress(OSError), owner.open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for process in _users_of(owner.parent):
+            for process in filter(_rays, _users_of(owner.parent)):
                 with contextlib.suppress(psutil.Error):
                     process.kill()
             shutil.rmtree(owner.parent, ignore_errors=True)
