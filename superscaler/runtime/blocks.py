@@ -103,7 +103,11 @@ class Emitter:
         for name, target in list(self.posts.items()):
             if names is None or target in names:
                 del self.posts[name]
-                self.line(f"{target} = yield from {name}.finish()")
+                begun = f"{name} = Post("
+                if self.lines[-1].startswith(begun):  # nothing stands between
+                    self.lines[-1] = f"{target} = yield from {self.lines[-1].removeprefix(begun)[:-1]}"
+                else:
+                    self.line(f"{target} = yield from {name}.finish()")
                 self.interrupted = True
 
     def code(self) -> Code:

@@ -68,21 +68,26 @@ def test_what_a_killed_process_left_is_swept_away(tmp_path: Path, monkeypatch: p
     dead, lock = launch_ray._own_directory()
     os.close(lock)  # as the system does when the process is gone
     alive, lock = launch_ray._own_directory()
-    agents = []
-    for place in (dead, alive):
-        (place / "session" / "logs").mkdir(parents=True)
-        with (place / "session" / "logs" / "agent.log").open("w") as log:
-            agents.append(subprocess.Popen(["sleep", "60"], stdout=log))
+    # Whoever reads a log (`tail -f`) is nobody of Ray's.
+    processes = [_writing(place, name) for place in (dead, alive) for name in ("ray::agent", "tail")]
     try:
         launch_ray._sweep()
         assert list(tmp_path.iterdir()) == [alive]
-        assert agents[0].wait(timeout=10) == -signal.SIGKILL
-        assert agents[1].poll() is None
+        assert processes[0].wait(timeout=10) == -signal.SIGKILL
+        assert [process.poll() for process in processes[1:]] == [None] * 3
     finally:
-        for agent in agents:
-            agent.kill()
-            agent.wait()
+        for process in processes:
+            process.kill()
+            process.wait()
         os.close(lock)
+
+
+def _writing(place: Path, name: str) -> subprocess.Popen[bytes]:
+    """A process of that name that has a log there open."""
+    logs = place / "session" / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    with (logs / f"{name}.log").open("w") as log:
+        return subprocess.Popen([name, "60"], executable="/bin/sleep", stdout=log)
 
 
 @pytest.mark.usefixtures("own_ray")
