@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import msgspec
 import torch
@@ -22,7 +21,7 @@ from superscaler.ir.plan import Plan
 from superscaler.runtime.distributed import connect, disconnect
 from superscaler.runtime.moves import measure_moves
 from superscaler.runtime.processes import MOST, together
-from superscaler.runtime.rehearsal import Rehearsal
+from superscaler.runtime.rehearsal import ALONE, Rehearsal
 from superscaler.runtime.worker import WorkerOptions, make_worker
 
 _ROUND = 0.8  # seconds in which a number of workers compute together
@@ -75,15 +74,10 @@ def _entry(plan: Plan) -> str:
     return "train" if "train" in plan.entries else next(iter(plan.entries))
 
 
-class _Alone:
-    ordered = False
-
-
 def _together(plan: Plan, worker: int, workers: int) -> dict[int, float]:
     """Seconds of the first worker's part of the plan, rehearsed in 1, 2, … processes at once."""
     name = _entry(plan)
-    alone: Any = _Alone()
-    rehearsal = Rehearsal(alone)
+    rehearsal = Rehearsal(ALONE)
     mine = make_worker(plan, 0, rehearsal, WorkerOptions("cpu"))
     found: dict[int, float] = {}
     try:

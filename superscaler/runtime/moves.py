@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter, perf_counter_ns
-from typing import Any
 
 import msgspec
 import torch
@@ -26,7 +25,7 @@ from superscaler.runtime.comm import Comm, Group, Handle, Key
 from superscaler.runtime.distributed import DistributedComm
 from superscaler.runtime.execution import Execution
 from superscaler.runtime.gaps import Gap, Times, course, gaps
-from superscaler.runtime.rehearsal import OVER, Rehearsal
+from superscaler.runtime.rehearsal import ALONE, OVER, Rehearsal
 from superscaler.runtime.worker import WorkerOptions, make_worker
 from superscaler.scheduler.keys import Keys
 
@@ -127,17 +126,10 @@ def courses(plan: Plan, name: str) -> list[list[Gap]]:
     """How a worker of every role goes through an entry of the plan."""
     found: list[list[Gap]] = []
     for program in plan.entries[name].programs:
-        alone: Any = _Alone()
-        worker = make_worker(plan, program.workers[0], alone, WorkerOptions("cpu"))
+        worker = make_worker(plan, program.workers[0], ALONE, WorkerOptions("cpu"))
         found.append(course(worker.entries[name]))
         worker.close()
     return found
-
-
-class _Alone:
-    """The communication of a worker that does not run."""
-
-    ordered = False
 
 
 def bodies(keys: Keys) -> list[Body]:

@@ -26,7 +26,7 @@ from superscaler.ir.rules.rule import Splits, op_layouts
 from superscaler.runtime.comm import Comm
 from superscaler.runtime.gaps import Times, course, gaps
 from superscaler.runtime.ops import DTYPES, bind, function, set_device
-from superscaler.runtime.rehearsal import Rehearsal
+from superscaler.runtime.rehearsal import ALONE, Rehearsal
 from superscaler.runtime.worker import WorkerOptions, make_worker
 from superscaler.scheduler.cost import VIEWS
 from superscaler.scheduler.keys import Keys, op_key
@@ -141,12 +141,6 @@ def typical(times: Sequence[float]) -> float:
 # --- task bodies ------------------------------------------------------------------------------------------------------
 
 
-class _Alone:
-    """The communication of a worker that has no peers: a rehearsal stands before it."""
-
-    ordered = False
-
-
 @dataclass(frozen=True)
 class Bodies:
     """``seconds`` of every distinct task body, by key; ``posting``: of a worker's own time to come to a communication,
@@ -161,8 +155,7 @@ def measure_blocks(plan: Plan, options: WorkerOptions, repeats: int) -> Bodies:
     found: dict[str, list[float]] = {}
     between: list[float] = []
     for index in sorted({program.workers[0] for entry in plan.entries.values() for program in entry.programs}):
-        alone: Any = _Alone()
-        rehearsal = Rehearsal(alone)
+        rehearsal = Rehearsal(ALONE)
         comm: Comm = rehearsal
         worker = make_worker(plan, index, comm, options)
         try:

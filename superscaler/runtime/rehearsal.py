@@ -4,6 +4,7 @@ so before the first step. Nothing is sent in it: each worker rehearses alone, on
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,14 @@ class _Over:
 
 
 OVER: Handle = _Over()
+
+
+class _Alone:
+    ordered = False
+
+
+ALONE: Any = _Alone()
+"""The communication of a worker that has no peers: a rehearsal stands before it, or it does not run."""
 
 
 class Rehearsal:
