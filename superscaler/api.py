@@ -129,6 +129,7 @@ def compile(
         "dtype": dtype,
         "lr": optimizer.lr if optimizer is not None else 0.0,
         "optimizer": msgspec.json.decode(msgspec.json.encode(optimizer)),
+        "call": dict(traced.call),
     }
     return compile_graphs(
         graphs,

@@ -18,7 +18,7 @@ from superscaler.ir.region import Region
 from superscaler.runtime import checkpoint, restore
 from superscaler.runtime.crew import Crew
 from superscaler.runtime.initial import aliases
-from superscaler.runtime.inputs import Cutter, driven, gather
+from superscaler.runtime.inputs import Cutter, call_of, driven, gather
 from superscaler.runtime.packing import assemble
 from superscaler.runtime.timings import Timing, Timings, timeline
 
@@ -33,6 +33,7 @@ class Job:
         self.plan = plan
         self.steps = 0
         self.seed = whole(plan.settings.get("seed", 0), "the plan's seed")
+        self._call = call_of(plan)
         self._crew: Crew | None = crew
         self._finite = finite
         self._cutters: dict[str, Cutter] = {}
@@ -45,7 +46,8 @@ class Job:
     def step(self, *inputs: Any, lr: float | None = None, **named: Any) -> float:
         """One training step on the global batch; the loss before it.
 
-        ``inputs``: tensors in the order of the model's, of the shapes and dtypes that the plan was compiled for.
+        ``inputs``: tensors in the order of the model's, of the shapes and dtypes that the plan was compiled for, and
+        any of the settings that it was compiled for.
         ``lr``: the learning rate of this step, instead of the plan's. Raises :class:`InputError` before anything runs,
         :class:`WorkerError` when a worker fails, and, launched with ``nan="raise"``, :class:`NonFiniteLoss` after a
         step whose loss is no number: the job can then still be looked at, and go on from a checkpoint.
@@ -83,7 +85,7 @@ class Job:
     ) -> list[dict[str, float]]:
         crew = self._working()
         found = known(entry, self.plan.entries, "the plan has no entry")
-        inputs = {**gather(found, args, named), **driven(found, lr=lr, step=step)}
+        inputs = {**gather(found, args, named, self._call), **driven(found, lr=lr, step=step)}
         cutter = self._cutters.get(entry)
         if cutter is None:
             cutter = self._cutters[entry] = Cutter(self.plan, found)

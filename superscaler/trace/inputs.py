@@ -40,11 +40,16 @@ def path_key(entry: Any) -> Any:
 
 @dataclass(frozen=True)
 class Inputs:
-    """``tensors``: by name, in order. ``leaves``: settings, and a :class:`Slot` for each tensor."""
+    """``tensors``: by name, in order. ``leaves``: settings, and a :class:`Slot` for each tensor.
+
+    ``stated``: the arguments, defaults too, by name in the signature's order -> a setting as Python writes it, or ""
+    for a tensor.
+    """
 
     tensors: dict[str, Tensor]
     leaves: tuple[Any, ...]
     spec: pytree.TreeSpec
+    stated: dict[str, str]
 
     def call(self, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """``(args, kwargs)`` with these tensors, in order, in place of the named ones."""
@@ -69,11 +74,15 @@ def bind(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> In
     except TypeError as error:
         raise TraceError(f"the inputs do not fit {type(model).__name__}: {error}", f"forward{signature}",
                          hint="args: a tuple of what forward takes by place; kwargs: by name") from None  # fmt: skip
-    paths, spec = pytree.tree_flatten_with_path((tuple(args), dict(kwargs)))
+    order = list(signature.parameters)
+    named = dict(sorted(kwargs.items(), key=lambda item: _rank(order, item[0])))
+    paths, spec = pytree.tree_flatten_with_path((tuple(args), named))
     tensors: dict[str, Tensor] = {}
     leaves: list[Any] = []
+    stated: dict[str, str] = {}
     for path, leaf in paths:
         name = _name(signature, [path_key(entry) for entry in path])
+        stated[name] = "" if isinstance(leaf, Tensor) else repr(leaf)
         if isinstance(leaf, Tensor):
             tensors[name] = leaf
             leaves.append(SLOT)
@@ -86,7 +95,22 @@ def bind(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> In
             )
     if not tensors:
         raise TraceError("no input is a tensor", hint="pass a batch: trace(model, (ids, labels))")
-    return Inputs(tensors, tuple(leaves), spec)
+    return Inputs(tensors, tuple(leaves), spec, _with_defaults(signature, stated))
+
+
+def _rank(order: Sequence[str], name: str) -> int:
+    """The place of a forward's argument in its signature; behind all for those that it takes by any name."""
+    first = name.partition(".")[0]
+    return order.index(first) if first in order else len(order)
+
+
+def _with_defaults(signature: inspect.Signature, stated: Mapping[str, str]) -> dict[str, str]:
+    """The arguments of a call in the signature's order, with the settings that were not given."""
+    order = list(signature.parameters)
+    given = {name.partition(".")[0] for name in stated}
+    defaults = {p.name: repr(p.default) for p in signature.parameters.values() if is_static(p.default)}
+    every = {**stated, **{name: default for name, default in defaults.items() if name not in given}}
+    return dict(sorted(every.items(), key=lambda item: _rank(order, item[0])))
 
 
 def _refuse_other(model: object, args: object, kwargs: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -37,10 +37,12 @@ class Traced:
 
     ``state``: name of a state tensor in the graph -> its names in the module (several where it is shared). A tensor
     held beside parameters and buffers (``self.table = ...``) is state as well, unless it is small or regular.
+    ``call``: the arguments by name, in order -> a setting as Python writes it; "" for a tensor.
     """
 
     graph: Graph
     state: Mapping[str, tuple[str, ...]]
+    call: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def values(self, model: nn.Module) -> dict[str, Tensor]:
         """The model's state by graph name, in the graph's dtypes; shared tensors once. Copies."""
@@ -94,7 +96,7 @@ def trace(
     with caches_watched():
         draft = _drafted(entry, tensors, inputs, state, tracing)
         tracing.refuse_memory(entry, tensors)
-    traced = Traced(finish(draft), {**state, **{name: (name,) for name in draft.held}})
+    traced = Traced(finish(draft), {**state, **{name: (name,) for name in draft.held}}, inputs.stated)
     if mode == "train" and not traced.graph.gradients:
         raise TraceError(
             "the loss depends on no parameter that requires a gradient",

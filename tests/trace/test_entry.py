@@ -46,9 +46,12 @@ X, LABELS = torch.randn(5, 4), torch.tensor([0, 1, 2, 0, -100])
 
 def test_inputs_are_named_by_the_signature() -> None:
     extra = {"shift": torch.randn(3), "more": torch.randn(1)}
-    graph = trace(Model("scalar"), (X,), {"labels": LABELS, "scale": 2.0, "extra": extra}).graph
-    assert graph.inputs == ("x", "labels", "extra.shift", "extra.more")
+    traced = trace(Model("scalar"), (X,), {"extra": extra, "labels": LABELS, "scale": 2.0})
+    graph = traced.graph
+    assert graph.inputs == ("x", "labels", "extra.shift", "extra.more")  # in the signature's order
     assert [graph.tensor[name].kind for name in graph.inputs] == ["input"] * 4
+    assert traced.call == {"x": "", "labels": "", "scale": "2.0", "extra.shift": "", "extra.more": ""}
+    assert trace(Model("scalar"), (X, LABELS)).call == {"x": "", "labels": "", "scale": "1.0", "extra": "None"}
 
 
 def test_the_loss_is_found() -> None:
