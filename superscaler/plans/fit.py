@@ -1,7 +1,8 @@
 """From a plan's words to an entry that fits its devices; if none does, the changes after which one does, each tried.
 
 ``solve`` schedules without a limit first; where that is too much for a device, within the memory that is left beside
-state and workspace, and, since the arena has gaps that no schedule sees, a little tighter until the whole fits.
+state and workspace, and, since the arena has gaps that no schedule sees, a little tighter until the whole fits. What
+holds the least, micro-batches one after another, says whether that is worth the search, and is what is left after it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from superscaler.ir.task import TaskGraph
 from superscaler.plans.planner import Planner, PlanScript
 from superscaler.scheduler.explain import least
 from superscaler.scheduler.profile import Profile
-from superscaler.scheduler.tasks import schedule
+from superscaler.scheduler.tasks import schedule, sequential
 from superscaler.transforms.assemble import assemble, with_state
 from superscaler.transforms.blocks import Lowered
 from superscaler.transforms.lower import lower
@@ -36,17 +37,9 @@ _TIGHTER = 0.98
 _PATIENCE = 60.0
 """Seconds after which no further change is tried."""
 _DOUBLINGS = 3
-_HALVINGS = 5
 
 Change = Callable[[Planner], None]
-
-
-@dataclass(frozen=True)
-class Unlimited:
-    """A TaskGraph lowered, with its entry in as much memory as it takes: the same for every size of memory tried."""
-
-    lowered: Lowered
-    entry: Entry
+Timed = Callable[[Lowered, Mapping[int, int] | None], Entry]
 
 
 @dataclass(frozen=True)
@@ -81,24 +74,30 @@ class Making:
 
     def entry(self, tasks: TaskGraph) -> Entry:
         """The entry of ``tasks``, without state; one that "solve" orders is within the devices' memory if it can be."""
-        return self.within(self.unlimited(tasks))
-
-    def unlimited(self, tasks: TaskGraph) -> Unlimited:
-        """The entry of ``tasks`` in as much memory as it takes."""
         lowered = lower(tasks)
-        return Unlimited(lowered, self.timed(lowered, None))
+        entry = self.timed(lowered, None)
+        if tasks.order != "solve" or not self.over(entry, tasks):
+            return entry
+        least = self.within(lowered, self.sequential(lowered, None), self.sequential)
+        if self.over(least, tasks):
+            return entry
+        entry = self.within(lowered, entry, self.timed)
+        return least if self.over(entry, tasks) else entry
 
     def timed(self, lowered: Lowered, memory: Mapping[int, int] | None) -> Entry:
         """The entry, its arena of each device within ``memory``; :class:`InfeasiblePlan` if that cannot be."""
         found = schedule(lowered, self.cluster, time_limit=self.time_limit, profile=self.profile, memory=memory)
         return assemble(lowered, found)
 
-    def within(self, unlimited: Unlimited) -> Entry:
-        """The entry within the devices' memory if "solve" orders it and it can be."""
-        lowered, entry = unlimited.lowered, unlimited.entry
+    def sequential(self, lowered: Lowered, memory: Mapping[int, int] | None) -> Entry:
+        """As :meth:`timed`, one micro-batch after another: what holds the least."""
+        return assemble(lowered, sequential(lowered, self.cluster, self.profile, memory))
+
+    def within(self, lowered: Lowered, entry: Entry, timed: Timed) -> Entry:
+        """``entry`` as ``timed`` again and again until it is within the devices' memory, if it can be."""
         tasks = lowered.tasks
         room: dict[int, int] = {}
-        for _ in range(_TRIES if tasks.order == "solve" else 0):
+        for _ in range(_TRIES):
             programs = with_whole_state(entry, tasks).programs
             if not over(programs, self.cluster):
                 break
@@ -108,15 +107,22 @@ class Making:
                     tighter = _TIGHTER * there / program.arena if worker in room and program.arena > there else 1.0
                     room[worker] = int(room.get(worker, there) * tighter)
             try:
-                entry = self.timed(lowered, room)
+                entry = timed(lowered, room)
             except InfeasiblePlan:
                 break
         return entry
 
-    def fits(self, unlimited: Unlimited) -> int | None:
-        """The largest peak of the entry if it fits, else None."""
-        programs = with_whole_state(self.within(unlimited), unlimited.lowered.tasks).programs
-        return None if over(programs, self.cluster) else max(program.peak for program in programs)
+    def over(self, entry: Entry, tasks: TaskGraph) -> list[Program]:
+        """The programs that need more memory, with the whole state, than a device of theirs has."""
+        return over(with_whole_state(entry, tasks).programs, self.cluster)
+
+    def fits(self, tasks: TaskGraph) -> bool:
+        """Whether the entry fits, if "solve" orders it in the order that holds the least."""
+        lowered = lower(tasks)
+        if tasks.order != "solve":
+            return not self.over(self.timed(lowered, None), tasks)
+        least = self.within(lowered, self.sequential(lowered, None), self.sequential)
+        return not self.over(least, tasks)
 
 
 def with_whole_state(entry: Entry, tasks: TaskGraph) -> Entry:
@@ -199,7 +205,7 @@ def _recomputations(planner: Planner, worst: Program) -> Iterator[tuple[str, lis
 def _helps(making: Making, change: Change) -> bool:
     """Whether the whole fits after the change."""
     try:
-        return making.fits(making.unlimited(making.tasks(change))) is not None
+        return making.fits(making.tasks(change))
     except (PlanError, SplitError, ScheduleError, InfeasiblePlan):
         return False
 
@@ -209,14 +215,15 @@ def _least_memory(making: Making, enough: int) -> int:
     tasks = making.tasks()
     if tasks.order != "solve":
         return _as_written(enough)
-    unlimited = making.unlimited(tasks)
+    lowered = lower(tasks)
+    least = making.sequential(lowered, None)
     low, high = min(kind.memory for kind in making.cluster.kinds), _as_written(enough)
-    for _ in range(_HALVINGS):
-        middle = _as_written((low + high) // 2)
-        if middle >= high:
-            break
-        peak = replace(making, cluster=_with_memory(making.cluster, middle)).fits(unlimited)
-        low, high = (middle, high) if peak is None else (low, middle)
+    while (middle := _as_written((low + high) // 2)) < high:
+        roomier = replace(making, cluster=_with_memory(making.cluster, middle))
+        if roomier.over(roomier.within(lowered, least, roomier.sequential), tasks):
+            low = middle
+        else:
+            high = middle
     return high
 
 

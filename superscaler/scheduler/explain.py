@@ -9,8 +9,9 @@ from itertools import islice
 from operator import or_
 
 from superscaler.errors import InfeasiblePlan
-from superscaler.scheduler.initial import constructive
+from superscaler.scheduler.initial import constructive, one_after_another
 from superscaler.scheduler.problem import Edge, Job, Problem, topological_order
+from superscaler.scheduler.symmetry import key
 
 _EFFORT = 2.0
 
@@ -99,6 +100,27 @@ def fits(problem: Problem) -> bool:
     from superscaler.scheduler import cpsat
 
     return cpsat.first(problem, effort=_EFFORT).starts is not None
+
+
+def least_held(problem: Problem) -> tuple[int, ...] | None:
+    """A schedule of micro-batches one after another, each in an order that fits; None if that is not found.
+
+    Several micro-batches hold no less than one: if one alone does not fit, nothing does. Where orders that were asked
+    for forbid this, any schedule.
+    """
+    if hopeless(problem):
+        return None
+    if (starts := one_after_another(problem)) is not None:
+        return starts
+    from superscaler.scheduler import cpsat
+
+    one = _first_microbatches(problem, {0})
+    found = cpsat.first(one, effort=_EFFORT).starts
+    if found is None:
+        return None
+    urgency = {key(job): start for job, start in zip(one.jobs, found, strict=True)}
+    starts = one_after_another(problem, [urgency.get(key(job), 0) for job in problem.jobs])
+    return starts or cpsat.first(problem, effort=_EFFORT).starts
 
 
 def hopeless(problem: Problem) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from superscaler.errors import ScheduleError
 from superscaler.scheduler.bounds import heads_and_tails
@@ -44,9 +44,14 @@ def best(problem: Problem, known: Known) -> tuple[str, tuple[int, ...]]:
     return name, known[name]
 
 
-def one_after_another(problem: Problem) -> tuple[int, ...] | None:
-    """Every job after the one before it, micro-batch by micro-batch: holds the least memory; None if that fails."""
-    order = sorted(validate(problem), key=lambda index: problem.jobs[index].microbatch)
+def one_after_another(problem: Problem, urgency: Sequence[int] | None = None) -> tuple[int, ...] | None:
+    """Every job after the one before it, micro-batch by micro-batch: holds the least memory; None if that fails.
+
+    ``urgency``: of each job, which goes first within a micro-batch; without, what depends on least.
+    """
+    topological = validate(problem)
+    turn = _turns(problem, topological)
+    order = sorted(topological, key=lambda index: (turn[index], urgency[index] if urgency else 0))
     position = {index: place for place, index in enumerate(order)}
     if any(position[a] > position[b] for a, b, _ in problem.edges):
         return None
@@ -64,3 +69,15 @@ def one_after_another(problem: Problem) -> tuple[int, ...] | None:
     except ScheduleError:
         return None
     return tuple(starts)
+
+
+def _turns(problem: Problem, topological: Sequence[int]) -> list[int]:
+    """The micro-batch of each job; of one that belongs to none, the last before it."""
+    turns = [job.microbatch for job in problem.jobs]
+    before: list[list[int]] = [[] for _ in turns]
+    for a, b, _ in problem.edges:
+        before[b].append(a)
+    for index in topological:
+        if turns[index] < 0:
+            turns[index] = max((turns[a] for a in before[index]), default=-1)
+    return turns

@@ -13,8 +13,8 @@ from superscaler.ir.schedule import Schedule, Slot
 from superscaler.scheduler.bounds import Bound, closed_form
 from superscaler.scheduler.certified import solve_flow
 from superscaler.scheduler.entry_problem import EntryProblem, entry_problem
-from superscaler.scheduler.explain import held_at_once, hopeless
-from superscaler.scheduler.initial import best, constructive
+from superscaler.scheduler.explain import least_held
+from superscaler.scheduler.initial import constructive
 from superscaler.scheduler.listing import list_schedule
 from superscaler.scheduler.prefetch import fetched_late
 from superscaler.scheduler.problem import Certificate, Problem, makespan
@@ -28,7 +28,6 @@ Starts = tuple[int, ...]
 
 _EFFORT = 1.0
 """Deterministic seconds for the pipeline inside an entry."""
-_FIRST_EFFORT = 2.0
 _FEWER = 4
 """How many activations fewer than fit by themselves are tried."""
 _EXACT_EFFORT = 2.0
@@ -59,6 +58,27 @@ def schedule(
         problem = entry.problem()
         starts, name = starts_under(entry, problem, order)
         certificate = _certificate(problem, starts, name, _bound(problem, stage_flow(entry), {}), seed)
+    return _written(entry, starts, certificate)
+
+
+def sequential(
+    lowered: Lowered, cluster: Cluster, profile: Profile | None = None, memory: Mapping[int, int] | None = None
+) -> Schedule:
+    """One micro-batch after another, which holds the least, within ``memory`` as :func:`schedule` has it.
+
+    Raises :class:`InfeasiblePlan` if even one micro-batch takes more.
+    """
+    entry = entry_problem(lowered, cluster if profile is None else profile.applied(cluster), profile)
+    limits = _by_class(entry, memory or {})
+    problem = entry.problem(limits)
+    starts = least_held(problem)
+    if starts is None:
+        raise _too_little(problem)
+    bound = _bound(problem, stage_flow(entry), limits)
+    return _written(entry, starts, _certificate(problem, starts, "one after another", bound, lowered.tasks.seed))
+
+
+def _written(entry: EntryProblem, starts: Starts, certificate: plan.Certificate) -> Schedule:
     starts = fetched_late(entry.jobs, entry.edges, starts)
     slots = [
         Slot(block, j, start, start + job.duration)
@@ -91,11 +111,11 @@ def _solved(
     inside = stage_flow(entry)
     bound = _bound(problem, inside, memory)
     known = _known(entry, problem)
+    if not known:
+        known = _unnamed(problem)
     blown = False
     if inside is not None and not _reached(problem, known, bound):
         blown = _from_pipeline(inside, problem, memory, known, seed, time_limit)
-    if not known:
-        known["exact search"] = _first(problem, seed, time_limit)
     name, starts = min(known.items(), key=lambda each: makespan(problem, each[1]))
     if makespan(problem, starts) == bound.value:
         return starts, _certificate(problem, starts, name, bound, seed, monotonic() - began)
@@ -111,19 +131,17 @@ def _solved(
     )  # fmt: skip
 
 
-def _first(problem: Problem, seed: int, time_limit: float | None) -> Starts:
-    """Any schedule within memory, where none was constructed."""
-    known = constructive(problem) if not hopeless(problem) else {}
-    found = best(problem, known)[1] if known else None
-    small = len(problem.jobs) <= _EXACT_JOBS
-    if found is None and small and not hopeless(problem) and not held_at_once(problem):
-        from superscaler.scheduler import cpsat
+def _unnamed(problem: Problem) -> dict[str, Starts]:
+    """Schedules of any sort within memory; :class:`InfeasiblePlan` if there are none."""
+    least = least_held(problem)
+    if least is None:
+        raise _too_little(problem)
+    return {**constructive(problem), "one after another": least}
 
-        found = cpsat.first(problem, effort=_FIRST_EFFORT, seed=seed, time_limit=time_limit).starts
-    if found is None:
-        limits = ", ".join(f"memory[{d}]={units}" for d, units in enumerate(problem.capacity) if units is not None)
-        raise InfeasiblePlan("no schedule was found within the memory of the devices", f"limits: {limits}")
-    return found
+
+def _too_little(problem: Problem) -> InfeasiblePlan:
+    limits = ", ".join(f"memory[{d}]={units}" for d, units in enumerate(problem.capacity) if units is not None)
+    return InfeasiblePlan("no schedule was found within the memory of the devices", f"limits: {limits}")
 
 
 def _known(entry: EntryProblem, problem: Problem) -> dict[str, Starts]:

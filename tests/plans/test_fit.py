@@ -98,9 +98,11 @@ def test_the_memory_that_is_named_is_enough_and_the_least_that_a_named_schedule_
     assert said(lambda: compiled(plan, enough - digit)).hint
 
 
-def test_the_memory_that_is_named_is_enough_for_solve() -> None:
-    enough, _ = named(said(lambda: compiled(LINEAR, int(peak(compiled(LINEAR)) * 0.3))))
-    assert peak(compiled(LINEAR, enough)) <= enough
+@pytest.mark.parametrize("plan", [LINEAR, pytest.param(V, marks=pytest.mark.slow)])
+def test_the_memory_that_is_named_is_enough_for_solve_and_the_least(plan: str) -> None:
+    enough, digit = named(said(lambda: compiled(plan, int(peak(compiled(plan)) * 0.2))))
+    assert peak(compiled(plan, enough)) <= enough
+    assert said(lambda: compiled(plan, enough - digit)).hint
 
 
 def test_the_number_of_micro_batches_that_is_named_is_the_least() -> None:

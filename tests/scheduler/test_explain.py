@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import superscaler as ss
 from superscaler.errors import InfeasiblePlan
-from superscaler.scheduler import Job, Problem, solve
-from superscaler.scheduler.explain import fits, held_at_once, recompute, smallest_changes
+from superscaler.scheduler import Job, Problem, solve, verify
+from superscaler.scheduler.explain import fits, held_at_once, least_held, recompute, smallest_changes
 from tests.scheduler.oracle import possible, to_problem
 
 
@@ -87,6 +87,19 @@ def with_one_unit_less(problem: Problem, changed: Problem) -> Iterator[Problem]:
     for device, (old, new) in enumerate(zip(problem.capacity, changed.capacity, strict=True)):
         if old != new and new is not None:
             yield replace(changed, capacity=(*changed.capacity[:device], new - 1, *changed.capacity[device + 1 :]))
+
+
+@given(problems(), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_one_micro_batch_after_another_fits_whenever_anything_does(problem: Problem, ends: bool) -> None:
+    if ends:  # as an optimizer does, which belongs to no micro-batch
+        last = [(i, len(problem.jobs), 0) for i, job in enumerate(problem.jobs) if job.kind == "weight"]
+        optimizer = Job(0, "optimizer", 0, -1, 1, ((0, "compute"),))
+        problem = Problem((*problem.jobs, optimizer), (*problem.edges, *last), problem.capacity)
+    starts = least_held(problem)
+    assert (starts is not None) == possible(problem)
+    if starts is not None:
+        verify(problem, starts)
 
 
 @given(problems())
