@@ -6,6 +6,7 @@ a worker dies the others are ended too, and nothing is left: no process, no shar
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import logging
@@ -15,7 +16,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,6 +34,7 @@ from superscaler.runtime.crew import Inputs
 from superscaler.runtime.custom import users_ops
 from superscaler.runtime.execution import task_name
 from superscaler.runtime.progress import Progress
+from superscaler.runtime.signals import deferred, exit_when_terminated
 from superscaler.runtime.station import Outcome, Station, pack, unpack
 from superscaler.runtime.worker import WorkerOptions
 
@@ -55,11 +57,12 @@ class Cluster:
     _jobs: ClassVar[list[Cluster]] = []  # those on a Ray of our own
     _directory: ClassVar[Path | None] = None  # where that Ray keeps its files
     _lock_of_directory: ClassVar[int] = -1
+    _process: ClassVar[int] = -1  # which started it: forks do not end it
 
     def __init__(self, workers: int) -> None:
         with self._lock:
             self.alone = False
-            if ray.is_initialized() and not self._jobs:
+            if ray.is_initialized() and not self._jobs and self._directory is None:
                 return
             if not ray.is_initialized():
                 self._start(workers)
@@ -75,23 +78,35 @@ class Cluster:
             ray.init(**quiet)
             return
         _sweep()
-        cls._directory, cls._lock_of_directory = _own_directory()
-        cpus, place = max(workers, os.cpu_count() or 1), str(cls._directory)
         try:
-            ray.init(num_cpus=cpus, object_store_memory=STORE, include_dashboard=False, _temp_dir=place, **quiet)
+            with deferred():
+                cls._directory, cls._lock_of_directory = _own_directory()
+                cls._process = os.getpid()
+            cpus, place = max(workers, os.cpu_count() or 1), str(cls._directory)
+            with exit_when_terminated():
+                ray.init(num_cpus=cpus, object_store_memory=STORE, include_dashboard=False, _temp_dir=place, **quiet)
         except BaseException:
             cls._stop()
             raise
 
     @classmethod
     def _stop(cls) -> None:
-        directory, cls._directory = cls._directory, None
-        family = [] if directory is None else [p for p in psutil.Process().children(recursive=True) if _rays(p)]
-        ray.shutdown()
-        _end(family)
-        if directory is not None:
-            shutil.rmtree(directory, ignore_errors=True)
-            os.close(cls._lock_of_directory)
+        _no_alarm()
+        with deferred() as defer:
+            directory, cls._directory = cls._directory, None
+            family = [] if directory is None else _family(directory)
+            _shut_down(defer)
+            if directory is not None:
+                _end(family + _family(directory))
+                shutil.rmtree(directory, ignore_errors=True)
+                os.close(cls._lock_of_directory)
+
+    @classmethod
+    def leave(cls) -> None:
+        """As the process exits: end a Ray of our own that signals kept its jobs from ending."""
+        if cls._directory is not None and cls._process == os.getpid():
+            cls._jobs.clear()
+            cls._stop()
 
     def close(self) -> None:
         """End what was started, unless another job uses it."""
@@ -100,6 +115,22 @@ class Cluster:
                 self._jobs.remove(self)
                 if not self._jobs:
                     self._stop()
+
+
+atexit.register(Cluster.leave)
+
+
+def _shut_down(defer: Callable[[], None]) -> None:
+    """Ray's core takes the handler of SIGTERM away as it ends, with its processes still there: set it again."""
+    ending = threading.Thread(target=ray.shutdown)
+    try:
+        ending.start()
+    except RuntimeError:  # Python 3.12 has no new threads while it exits
+        ray.shutdown()
+        return
+    while ending.is_alive():
+        defer()
+        ending.join(0.005)
 
 
 def _own_directory() -> tuple[Path, int]:
@@ -132,6 +163,11 @@ def _users_of(directory: Path) -> list[psutil.Process]:
     return found
 
 
+def _family(directory: Path) -> list[psutil.Process]:
+    """The processes of our own Ray: agents whose raylet has died are nobody's children, but write their logs."""
+    return [p for p in {*psutil.Process().children(recursive=True), *_users_of(directory)} if _rays(p)]
+
+
 def _rays(process: psutil.Process) -> bool:
     """Whether a process of ours is one that Ray started: its agents outlive a Ray that is ended while it starts."""
     with contextlib.suppress(psutil.Error):
@@ -147,11 +183,27 @@ def _no_alarm() -> None:
 
 def _end(processes: list[psutil.Process]) -> None:
     """Wait a little for processes to end, then end them."""
-    _, alive = psutil.wait_procs(processes, timeout=5)
+    alive = _await(processes)
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(alive, timeout=5)
+    _await(alive)
+
+
+def _await(processes: list[psutil.Process], seconds: float = 5.0) -> list[psutil.Process]:
+    """Those that still run after so long; a process that has ended unseen by a raylet that ends, too, does not."""
+    end = time.monotonic() + seconds
+    while processes and time.monotonic() < end:
+        _, processes = psutil.wait_procs(processes, timeout=0.05)
+        processes = [p for p in processes if not _zombie(p)]
+    return processes
+
+
+def _zombie(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @dataclass(frozen=True)
@@ -308,15 +360,16 @@ class RayCrew:
 
     def close(self) -> None:
         _no_alarm()
-        actors, self.actors = self.actors, []
-        for actor in actors:
-            with contextlib.suppress(Exception):
-                ray.kill(actor, no_restart=True)
-        processes, self.processes = self.processes, []
-        _end(processes)
-        if self.cluster is not None:
-            self.cluster.close()
-        self.progress.close()
+        with deferred():
+            actors, self.actors = self.actors, []
+            for actor in actors:
+                with contextlib.suppress(Exception):
+                    ray.kill(actor, no_restart=True)
+            processes, self.processes = self.processes, []
+            _end(processes)
+            if self.cluster is not None:
+                self.cluster.close()
+            self.progress.close()
 
 
 def _gpus(plan: Plan, *, alone: bool) -> int:

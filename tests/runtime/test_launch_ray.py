@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -215,10 +216,23 @@ SCRIPT = """
 """
 
 
+INT, TERM = signal.SIGINT, signal.SIGTERM
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "slowly"), [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGTERM, 5)])
-def test_interrupted_from_outside(how: signal.Signals, slowly: int) -> None:
-    """``slowly``: seconds by which Ray takes longer to end, as on a busy machine."""
+@pytest.mark.parametrize(
+    ("slowly", "after", "signals"),
+    [
+        (0, 1.0, [INT]),
+        (0, 1.0, [TERM]),
+        (5, 1.0, [TERM]),
+        *((0, 0.05, [first, second, third]) for first, second, third in itertools.product((INT, TERM), repeat=3)),
+        (0, 0.6, [INT, INT, TERM, INT]),
+        (2, 0.6, [TERM, TERM, INT, TERM, INT]),
+    ],
+)
+def test_interrupted_from_outside(slowly: int, after: float, signals: list[signal.Signals]) -> None:
+    """``slowly``: seconds by which Ray takes longer to end, as on a busy machine. ``after``: between two signals."""
     before = leftovers()
     script = textwrap.dedent(SCRIPT.format(here=str(Path(__file__).parent), slowly=slowly))
     job = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -228,9 +242,11 @@ def test_interrupted_from_outside(how: signal.Signals, slowly: int) -> None:
         time.sleep(1)
         family = psutil.Process(job.pid).children(recursive=True)
         assert any("raylet" in " ".join(p.cmdline()) for p in family)
-        job.send_signal(how)
+        for number in signals:
+            job.send_signal(number)
+            time.sleep(after)
         job.communicate(timeout=30)
-        assert job.returncode != -signal.SIGABRT
+        assert job.returncode in (-signal.SIGINT, 128 + signal.SIGTERM)
         assert psutil.wait_procs(family, timeout=10)[1] == []
         assert leftovers() <= before
     finally:
