@@ -46,7 +46,7 @@ from superscaler.ir.program import Item
 from superscaler.runtime.distributed import connect, serve
 from superscaler.runtime.gaps import begun
 from superscaler.runtime.launch import launch
-from superscaler.runtime.links import arrivals
+from superscaler.runtime.links import arrivals, comm_of
 from superscaler.runtime.moves import Measured, courses, measure_moves
 from superscaler.runtime.ops import sleep
 from superscaler.runtime.ops.sleeping import slept
@@ -165,7 +165,8 @@ def measured(plan: Plan, task: float, worker: int) -> tuple[Measured, list[float
     x = torch.zeros(WIDTH)
     with torch.no_grad():
         found = measure_moves(plan, worker, DEVICES, least=MEASURING, limit=120)
-        return found, arrivals(worker, MESSAGES, lambda: slept(x, task))
+        comm = comm_of(worker, DEVICES, torch.device("cpu"))
+        return found, arrivals(comm, MESSAGES, lambda: slept(x, task))
 
 
 def predict(plan: Plan, task: float) -> float:

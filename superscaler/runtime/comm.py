@@ -49,8 +49,8 @@ class Comm(Protocol):
 
     ordered: bool
 
-    def send(self, tensor: Tensor, peer: int, key: Key) -> Handle:
-        """Send a tensor to a peer, which receives the same key."""
+    def send(self, tensor: Tensor, peer: int, key: Key) -> Handle | None:
+        """Send a tensor to a peer, which receives the same key. None: it was copied, there is nothing to wait for."""
         ...
 
     def recv(self, tensor: Tensor, peer: int, key: Key) -> Handle:

@@ -1,4 +1,5 @@
-"""Communication between processes by ``torch.distributed``: gloo on CPUs, NCCL where there are GPUs.
+"""Communication between processes by ``torch.distributed``: gloo on CPUs, NCCL where there are GPUs. Small messages
+between workers of one machine go by mailboxes (``mail``).
 
 Process groups are made at once, in one order for all workers, when a job starts. Every wait has an end.
 """
@@ -22,6 +23,8 @@ from superscaler.errors import WorkerError
 from superscaler.ir.layout import PartialKind
 from superscaler.ir.plan import Plan
 from superscaler.runtime.comm import Group, Handle, Key, Posted
+from superscaler.runtime.mail import Mail, deliver, received, receivers
+from superscaler.runtime.mailbox import LARGEST, Mailbox
 from superscaler.runtime.measuring import Holders, holders, settle
 
 # Named so from torch 2.12 on; 2.11 has them under the names that are deprecated since.
@@ -63,12 +66,41 @@ class _Working:
         except RuntimeError as e:
             reason = str(e).partition("\n")[0]
             late = "imed out" in reason or "imeout" in reason
-            what = f"did not finish within {self.limit.total_seconds():g} s" if late else "failed"
-            hint = "launch(..., timeout=...), if a task may take so long" if late else "what its peers report says why"
-            raise CommunicationFailed(f"worker {self.worker}: {self.posted} {what}", reason, hint=hint) from e
+            limit = self.limit.total_seconds()
+            raise (_late(self.worker, self.posted, limit) if late else _failed(self.worker, self.posted, reason)) from e
         del work
         settle(self.held)
         self.held = ()
+
+
+class _Awaited:
+    """A message to come by a mailbox."""
+
+    __slots__ = ("box", "comm", "posted", "tensor")
+
+    def __init__(self, comm: DistributedComm, posted: Posted, box: Mailbox, tensor: Tensor) -> None:
+        self.comm, self.posted, self.box, self.tensor = comm, posted, box, tensor
+
+    def ready(self) -> bool:
+        return self.box.full()
+
+    def wait(self) -> None:
+        comm, limit = self.comm, self.comm.limit.total_seconds()
+        try:
+            self.box.take(self.tensor, limit, comm.mail.gone[self.posted.peers[0]])
+        except TimeoutError as e:
+            raise _late(comm.worker, self.posted, limit) from e
+        except ConnectionError as e:
+            raise _failed(comm.worker, self.posted, str(e)) from e
+
+
+def _late(worker: int, posted: Posted, limit: float) -> CommunicationFailed:
+    what = f"worker {worker}: {posted} did not finish within {limit:g} s"
+    return CommunicationFailed(what, hint="launch(..., timeout=...), if a task may take so long")
+
+
+def _failed(worker: int, posted: Posted, reason: str) -> CommunicationFailed:
+    return CommunicationFailed(f"worker {worker}: {posted} failed", reason, hint="what its peers report says why")
 
 
 class _Reducing:
@@ -107,21 +139,39 @@ class DistributedComm:
     """One worker's side. See :class:`~superscaler.runtime.comm.Comm`.
 
     The process group of all workers must exist (:func:`connect`). ``limit``: seconds that any wait may take.
+    ``groups``: of workers that communicate collectively, equal in all of them. ``microbatches``: the most that an entry
+    has. ``mail``: mailboxes for messages, instead of ``torch.distributed``, as far as they fit.
     """
 
-    def __init__(self, plan: Plan, worker: int, *, limit: float) -> None:
+    def __init__(
+        self,
+        worker: int,
+        *,
+        limit: float,
+        groups: Sequence[Group] = (),
+        microbatches: int = 1,
+        mail: Mail | None = None,
+    ) -> None:
         self.worker = worker
         self.ordered = "nccl" in dist.get_backend_config()  # it has no tags
         self.limit = timedelta(seconds=limit)
-        self.stride = max(entry.microbatches for entry in plan.entries.values())
-        everyone = tuple(range(plan.workers))
+        self.stride = microbatches
+        self.mail = Mail() if mail is None else mail
         self.world: Any = dist.group.WORLD
         self.backends: dict[str, Any] = {}  # by kind of device
-        self.groups: dict[Group, Any] = {everyone: self.world}
-        self.form(groups_of(plan))
+        self.groups: dict[Group, Any] = {tuple(range(dist.get_world_size())): self.world}
+        self._form(groups)
 
-    def form(self, groups: Sequence[Group]) -> None:
-        """Make the process groups that are not there yet: called by all workers, with the same ones."""
+    @classmethod
+    def of(cls, plan: Plan, worker: int, *, limit: float) -> DistributedComm:
+        """The communication of a plan's worker; called by all of them at once."""
+        on_gpu = "nccl" in dist.get_backend_config()
+        theirs = {peer: received(plan, peer) for peer in receivers(plan, worker)}
+        mail = None if on_gpu else deliver(worker, received(plan, worker), theirs)
+        microbatches = max(entry.microbatches for entry in plan.entries.values())
+        return cls(worker, limit=limit, groups=groups_of(plan), microbatches=microbatches, mail=mail)
+
+    def _form(self, groups: Sequence[Group]) -> None:
         for group in groups:
             if group not in self.groups:
                 self.groups[group] = dist.new_group(list(group), timeout=self.limit)
@@ -140,13 +190,21 @@ class DistributedComm:
             self.backends[kind] = self.world._get_backend(tensor.device)
         return self.backends[kind]
 
-    def send(self, tensor: Tensor, peer: int, key: Key) -> Handle:
+    def send(self, tensor: Tensor, peer: int, key: Key) -> Handle | None:
+        box = self.mail.outgoing.get((key, peer))
+        if box is not None and tensor.nbytes <= LARGEST:
+            box.put(tensor)
+            give_way()
+            return None
         held = holders(tensor)
         work = self._backend(tensor).send([tensor], peer, self._tag(key))
         give_way()
         return self._handle("send", key, (peer,), work, held)
 
     def recv(self, tensor: Tensor, peer: int, key: Key) -> Handle:
+        box = self.mail.incoming.get((key, peer))
+        if box is not None and tensor.nbytes <= LARGEST:
+            return _Awaited(self, Posted("receive", key, (peer,)), box, tensor)
         held = holders(tensor)
         work = self._backend(tensor).recv([tensor], peer, self._tag(key))
         return self._handle("receive", key, (peer,), work, held)

@@ -13,14 +13,18 @@ from time import perf_counter, sleep
 import msgspec
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from superscaler.ir.cluster import Link
-from superscaler.runtime.distributed import connect, disconnect, give_way
+from superscaler.runtime.comm import Key
+from superscaler.runtime.distributed import DistributedComm, connect, disconnect
+from superscaler.runtime.mail import neighbours
 from superscaler.runtime.processes import MOST, together
 
 SMALL, LARGE = 4 << 10, 4 << 20  # bytes
 _BETWEEN, _WORK = 0.02, 4 << 20  # seconds, and bytes, that a worker is busy with between two communications
 _LIMIT = 120.0  # seconds for all of it
+_KEY: Key = (0, 0)
 
 
 def measure_link(device: str, workers: int = 2) -> Link:
@@ -34,10 +38,11 @@ def measure_link(device: str, workers: int = 2) -> Link:
     return msgspec.json.decode(found, type=Link)
 
 
-def between(worker: int, device: torch.device) -> Link:
+def between(worker: int, workers: int, device: torch.device) -> Link:
     """The link between this process and its neighbour, all pairs at once; called by every process, all connected."""
-    short, long = _seconds(worker, SMALL, device, 40), _seconds(worker, LARGE, device, 10)
-    arriving = _usual(arrivals(worker, 100, _task())) if device.type == "cpu" else short
+    comm = comm_of(worker, workers, device)
+    short, long = _seconds(comm, SMALL, device, 40), _seconds(comm, LARGE, device, 10)
+    arriving = _usual(arrivals(comm, 100, _task())) if device.type == "cpu" else short
     bandwidth = (LARGE - SMALL) / max(long - short, 1e-9)
     return Link("measured", bandwidth, max(arriving - SMALL / bandwidth, 0.0))
 
@@ -46,7 +51,7 @@ def _main(worker: int, port: int, kind: str, workers: int) -> None:
     device = torch.device(kind, worker) if kind == "cuda" else torch.device(kind)
     connect(worker, workers, "127.0.0.1", port, device=device, limit=_LIMIT)
     try:
-        link = between(worker, device)
+        link = between(worker, workers, device)
     finally:
         disconnect()
     if worker == 0:
@@ -64,24 +69,36 @@ def _task() -> Callable[[], None]:
     return compute
 
 
-def _seconds(worker: int, size: int, device: torch.device, times: int) -> float:
+def comm_of(worker: int, workers: int, device: torch.device) -> DistributedComm:
+    """Communication of the process with its neighbour, as that of a plan's workers."""
+    mail = neighbours(worker, workers, [_KEY]) if device.type == "cpu" else None
+    return DistributedComm(worker, limit=_LIMIT, mail=mail)
+
+
+def _send(comm: DistributedComm, message: Tensor) -> None:
+    handle = comm.send(message, comm.worker ^ 1, _KEY)
+    if handle is not None:
+        handle.wait()
+
+
+def _seconds(comm: DistributedComm, size: int, device: torch.device, times: int) -> float:
     """One way: half of there and back."""
     message = torch.zeros(size, dtype=torch.uint8, device=device)
     found: list[float] = []
     for _ in range(times + 3):
         start = perf_counter()
         for sender in (0, 1):
-            if sender == worker % 2:
-                dist.send(message, worker ^ 1)
+            if sender == comm.worker % 2:
+                _send(comm, message)
             else:
-                dist.recv(message, worker ^ 1)
+                comm.recv(message, comm.worker ^ 1, _KEY).wait()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         found.append((perf_counter() - start) / 2)
     return median(found[3:])
 
 
-def arrivals(worker: int, times: int, task: Callable[[], object]) -> list[float]:
+def arrivals(comm: DistributedComm, times: int, task: Callable[[], object]) -> list[float]:
     """Seconds of one way, to a worker that has to be woken, from one that has run ``task``.
 
     A message says when it was sent. (Workers of one machine have one clock.)
@@ -90,15 +107,12 @@ def arrivals(worker: int, times: int, task: Callable[[], object]) -> list[float]
     found: list[float] = []
     for turn in range(times + 3):
         dist.barrier()  # workers of a pipeline end their tasks together
-        if (turn + worker) % 2:
+        if (turn + comm.worker) % 2:
             task()
             message[0] = perf_counter()
-            sent = dist.isend(message, worker ^ 1)
-            give_way()
-            assert sent is not None
-            sent.wait()
+            _send(comm, message)
         else:
-            dist.recv(message, worker ^ 1)
+            comm.recv(message, comm.worker ^ 1, _KEY).wait()
             found.append(perf_counter() - float(message[0]))
     return found[2:]
 

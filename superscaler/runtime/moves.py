@@ -25,6 +25,7 @@ from superscaler.runtime.comm import Comm, Group, Handle, Key
 from superscaler.runtime.distributed import DistributedComm
 from superscaler.runtime.execution import Execution
 from superscaler.runtime.gaps import Gap, Times, course, gaps
+from superscaler.runtime.mail import neighbours
 from superscaler.runtime.rehearsal import ALONE, OVER, Rehearsal
 from superscaler.runtime.worker import WorkerOptions, make_worker
 from superscaler.scheduler.keys import Keys
@@ -127,8 +128,10 @@ def courses(plan: Plan, name: str) -> list[list[Gap]]:
     found: list[list[Gap]] = []
     for program in plan.entries[name].programs:
         worker = make_worker(plan, program.workers[0], ALONE, WorkerOptions("cpu"))
-        found.append(course(worker.entries[name]))
-        worker.close()
+        try:
+            found.append(course(worker.entries[name]))
+        finally:
+            worker.close()
     return found
 
 
@@ -178,12 +181,23 @@ def keyed(keys: Keys) -> dict[Key, str]:
 
 
 def _comm(plan: Plan, worker: int, workers: int, limit: float) -> DistributedComm:
-    """Communication between the crew, with a group for every number of ways, aligned to it."""
-    entries = {name: msgspec.structs.replace(entry, groupings=()) for name, entry in plan.entries.items()}
-    comm = DistributedComm(msgspec.structs.replace(plan, entries=entries, workers=workers), worker, limit=limit)
+    """Communication between the crew, with a group for every number of ways, aligned to it, and mailboxes for all that
+    two neighbours can tell each other."""
     ways = sorted({int(key.split()[1]) for key in collectives(plan)})
-    comm.form([tuple(range(first, first + n)) for n in ways for first in range(0, workers - n + 1, n)])
-    return comm
+    groups = [tuple(range(first, first + n)) for n in ways for first in range(0, workers - n + 1, n)]
+    keys = sorted({key for entry in plan.entries.values() for program in entry.programs for key in messages(program)})
+    most = max(entry.microbatches for entry in plan.entries.values())
+    mail = neighbours(worker, workers, keys)
+    return DistributedComm(worker, limit=limit, groups=groups, microbatches=most, mail=mail)
+
+
+def messages(program: Program) -> set[Key]:
+    """The keys of all messages that a Program sends or receives."""
+    found: set[Key] = set()
+    for item in program.order:
+        steps = program.blocks[item.block].steps
+        found |= {(step.comm, item.microbatch) for step in steps if isinstance(step, Send | Recv)}
+    return found
 
 
 def _runs(in_place: InPlace, execution: Execution, least: float) -> Iterable[None]:
@@ -239,23 +253,26 @@ class InPlace(Rehearsal):
         self.waits: Times = []
         self.turn = 0
 
-    def send(self, tensor: Tensor, peer: int, key: Key) -> Handle:
+    def send(self, tensor: Tensor, peer: int, key: Key) -> Handle | None:
         return self._exchange(tensor, torch.empty_like(tensor), key)
 
     def recv(self, tensor: Tensor, peer: int, key: Key) -> Handle:
-        return self._exchange(tensor.zero_(), tensor, key)
+        handle = self._exchange(tensor.zero_(), tensor, key)
+        return OVER if handle is None else handle
 
-    def _exchange(self, source: Tensor, target: Tensor, key: Key) -> Handle:
+    def _exchange(self, source: Tensor, target: Tensor, key: Key) -> Handle | None:
         """Whichever end of a message it is: by turns it goes up to one neighbour, or comes from the other."""
         self.turn += 1
         gives = (self.worker + self.turn) % 2 == 0
         other = self.worker + (1 if gives else -1)
         if not 0 <= other < self.workers:
             if self.workers % 2:
-                return OVER
+                return None
             other %= self.workers
-        post = self.comm.send if gives else self.comm.recv
-        return _Waited(post(source if gives else target, other, key), self.waits)
+        if not gives:
+            return _Waited(self.comm.recv(target, other, key), self.waits)
+        handle = self.comm.send(source, other, key)
+        return None if handle is None else _Waited(handle, self.waits)
 
     def _group(self, ways: int) -> Group:
         first = self.worker // ways * ways

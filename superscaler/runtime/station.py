@@ -110,7 +110,7 @@ class Station:
 
             inductor.compile_threads = 1
         connect(index, plan.workers, host, port, device=device, limit=options.limit)
-        comm = DistributedComm(plan, index, limit=options.limit)
+        comm = DistributedComm.of(plan, index, limit=options.limit)
         self.worker = make_worker(plan, index, comm, options)
         if progress is not None:
             self.worker.report(Progress.open(progress, plan.workers).numbers[index : index + 1])

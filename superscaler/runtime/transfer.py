@@ -34,8 +34,8 @@ def send(binding: Binding, comm: Comm, step: Send, times: dict[str, int], key: K
                 parcels.setdefault(piece.destination, []).append(packing(mine, part))
 
     def run(src: Tensor) -> Generator[Handle, None, None]:
-        handles = [comm.send(_parcel(src, packs), peer, key) for peer, packs in parcels.items()]
-        yield from handles
+        posted = [comm.send(_parcel(src, packs), peer, key) for peer, packs in parcels.items()]
+        yield from (handle for handle in posted if handle is not None)
 
     return run  # pyright: ignore[reportReturnType]
 

@@ -17,9 +17,11 @@ from superscaler.ir.layout import Space
 from superscaler.ir.plan import Certificate, Entry, Plan
 from superscaler.ir.program import Grouping
 from superscaler.runtime.comm import Comm, Handle
-from superscaler.runtime.distributed import CommunicationFailed, DistributedComm, connect, disconnect, serve
+from superscaler.runtime.distributed import CommunicationFailed, DistributedComm, connect, disconnect, groups_of, serve
+from superscaler.runtime.mail import neighbours
 
 WORKERS = 3
+NEVER = (3, 2)  # the key of a message that nobody sends
 Found = dict[str, list[float]]
 
 
@@ -37,12 +39,12 @@ def scenario(comm: Comm, worker: int, found: Found, dtype: torch.dtype = torch.f
     mine = torch.arange(3, dtype=dtype) + 10 * worker
     after, before = (worker + 1) % WORKERS, (worker - 1) % WORKERS
     # Two messages on one way, taken in the other order.
-    sends = [comm.send(mine, after, (0, j)) for j in (0, 1)]
+    sends = [comm.send(mine, after, key) for key in RING]
     for j in (1, 0):
         ring = torch.empty(3, dtype=dtype)
         yield comm.recv(ring, before, (0, j))
         found[f"ring {j}"] = ring.tolist()
-    yield from sends
+    yield from (handle for handle in sends if handle is not None)
     for number, kind in enumerate(("sum", "max", "min")):
         value = mine.clone()
         yield comm.all_reduce(value, kind, everyone, (1 + number, 0))  # type: ignore[arg-type]
@@ -69,35 +71,59 @@ def threads() -> set[str]:
     return {f"{task.name} {(task / 'comm').read_text().strip()}" for task in Path("/proc/self/task").iterdir()}
 
 
-def processes(target: Any, limit: float) -> list[Any]:
-    """Run ``target(comm, worker)`` in a process per worker; what each returns, or its error's text."""
+RING = [(0, 0), (0, 1)]  # the keys of the scenario's messages
+
+
+def by_gloo(worker: int, limit: float) -> Comm:
+    """Communication of a plan that has no messages of its own."""
+    return DistributedComm.of(plan(), worker, limit=limit)
+
+
+def by_mailboxes(worker: int, limit: float) -> Comm:
+    """The scenario's messages have mailboxes, and so has one that is never sent."""
+    mail = neighbours(worker, WORKERS, [*RING, NEVER])
+    assert {*mail.outgoing} == {(key, peer) for key in (*RING, NEVER) for peer in {0, 1, 2} - {worker}}
+    return DistributedComm(worker, limit=limit, groups=groups_of(plan()), microbatches=4, mail=mail)
+
+
+def processes(target: Any, limit: float, make: Any = by_gloo) -> list[Any]:
+    """Run ``target(make(worker, limit), worker)`` in a process per worker; what each returns, or its error's text, or
+    nothing where it ends without a word."""
     context = multiprocessing.get_context("spawn")
     store = serve(WORKERS, limit=30)
-    results = context.Queue()
+    ends = [context.Pipe(duplex=False) for _ in range(WORKERS)]
     started = [
-        context.Process(target=_process, args=(target, w, store.port, limit, results), daemon=True)
+        context.Process(target=_process, args=(target, make, w, store.port, limit, ends[w][1]), daemon=True)
         for w in range(WORKERS)
     ]
-    for process in started:
+    for process, (_, told) in zip(started, ends, strict=True):
         process.start()
+        told.close()
     try:
-        found = dict(results.get(timeout=120) for _ in started)
-        return [found[w] for w in range(WORKERS)]
+        return [_heard(heard) for heard, _ in ends]
     finally:
         for process in started:
             process.join(20)
             process.kill()
 
 
-def _process(target: Any, worker: int, port: int, limit: float, results: Any) -> None:
+def _heard(heard: Any) -> Any:
+    assert heard.poll(120)
+    try:
+        return heard.recv()
+    except EOFError:
+        return None
+
+
+def _process(target: Any, make: Any, worker: int, port: int, limit: float, told: Any) -> None:
     try:
         connect(worker, WORKERS, "127.0.0.1", port, device=torch.device("cpu"), limit=30)
-        results.put((worker, target(DistributedComm(plan(), worker, limit=limit), worker)))
+        told.send(target(make(worker, limit), worker))
         disconnect()
     except CommunicationFailed as e:
-        results.put((worker, str(e)))
+        told.send(str(e))
     except BaseException:
-        results.put((worker, traceback.format_exc()))
+        told.send(traceback.format_exc())
 
 
 def all_of_it(comm: Comm, worker: int) -> list[Found]:
@@ -118,5 +144,14 @@ def policies(comm: Comm, worker: int) -> set[int]:
 def nobody_sends(comm: Comm, worker: int) -> str:
     """Worker 0 waits for what never comes."""
     if worker == 0:
-        comm.recv(torch.empty(1), 1, (3, 2)).wait()
+        comm.recv(torch.empty(1), 1, NEVER).wait()
+    return "fine"
+
+
+def ends_early(comm: Comm, worker: int) -> str:
+    """Worker 1 ends without a word, while worker 0 waits for it."""
+    if worker == 1:
+        os._exit(3)
+    if worker == 0:
+        comm.recv(torch.empty(1), 1, NEVER).wait()
     return "fine"

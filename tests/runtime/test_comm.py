@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 import torch
-from scenarios import WORKERS, Found, all_of_it, nobody_sends, policies, processes, scenario, threads
+from scenarios import (
+    WORKERS,
+    Found,
+    all_of_it,
+    by_gloo,
+    by_mailboxes,
+    ends_early,
+    nobody_sends,
+    policies,
+    processes,
+    scenario,
+    threads,
+)
 
 from superscaler.runtime.distributed import connect, disconnect, serve
 from superscaler.runtime.inline import Exchange, InlineComm, drive
@@ -41,8 +54,9 @@ def test_inline() -> None:
 
 
 @pytest.mark.slow
-def test_processes_by_gloo() -> None:
-    got = processes(all_of_it, 30)
+@pytest.mark.parametrize("make", [by_gloo, by_mailboxes])
+def test_processes(make: Any) -> None:
+    got = processes(all_of_it, 30, make)
     assert got == [[expected] * 3 for expected in EXPECTED]
 
 
@@ -53,10 +67,19 @@ def test_what_moves_messages_interrupts_nobody() -> None:
 
 
 @pytest.mark.slow
-def test_every_wait_has_an_end_and_names_who_waited_for_what() -> None:
-    got = processes(nobody_sends, 2)
+@pytest.mark.parametrize("make", [by_gloo, by_mailboxes])
+def test_every_wait_has_an_end_and_names_who_waited_for_what(make: Any) -> None:
+    got = processes(nobody_sends, 2, make)
     assert "worker 0: receive number 3, micro-batch 2, with workers [1]" in got[0]
     assert got[1:] == ["fine", "fine"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [by_gloo, by_mailboxes])
+def test_nobody_waits_for_one_who_has_ended(make: Any) -> None:
+    got = processes(ends_early, 100, make)
+    assert "worker 0: receive number 3, micro-batch 2, with workers [1] failed" in got[0]
+    assert got[1:] == [None, "fine"]
 
 
 def test_whoever_leaves_leaves_no_thread_behind() -> None:

@@ -141,7 +141,9 @@ def test_every_message_of_a_crew_has_both_ends(workers: int) -> None:
     for turn in range(6):
         for worker, in_place in enumerate(crew):
             post = in_place.send if turn in (0, 1, 4) else in_place.recv
-            post(torch.zeros(3), (worker + 1) % workers, (turn, 0)).wait()
+            handle = post(torch.zeros(3), (worker + 1) % workers, (turn, 0))
+            if handle is not None:
+                handle.wait()
     messages = [in_place.comm.messages for in_place in crew if isinstance(in_place.comm, Noted)]
     sent = sorted((worker, peer) for worker, found in enumerate(messages) for way, peer in found if way == "to")
     taken = sorted((peer, worker) for worker, found in enumerate(messages) for way, peer in found if way == "from")
@@ -152,7 +154,7 @@ def test_every_message_of_a_crew_has_both_ends(workers: int) -> None:
 
 def test_a_message_that_is_waited_for_is_taken_down() -> None:
     in_place = InPlace(Noted(), 0, 2)
-    in_place.send(torch.zeros(3), 1, (0, 0)).wait()
+    in_place.recv(torch.zeros(3), 1, (0, 0)).wait()
     ((start, end),) = in_place.waits
     assert start <= end
 
