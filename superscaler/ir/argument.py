@@ -3,6 +3,7 @@ refused by name."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from operator import index
@@ -16,9 +17,10 @@ Named = TypeVar("Named")
 
 def whole(value: object, name: str) -> int:
     """``value`` as an int. Raises :class:`UsageError` that calls it ``name``: for a float, text, a truth value."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        raise UsageError(f"{name} must be a whole number, not {shown(value)}", hint="1, 2, …")
-    return index(value)
+    if isinstance(value, SupportsIndex) and not isinstance(value, bool):
+        with contextlib.suppress(TypeError):  # arrays are only now asked whether they are of one number
+            return index(value)
+    raise UsageError(f"{name} must be a whole number, not {shown(value)}", hint="1, 2, …")
 
 
 def wholes(value: object, name: str) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from superscaler.errors import UsageError, UseAfterFree, VirtualMemoryError
 from superscaler.runtime.memory.backend import runs_of
 from superscaler.runtime.memory.pool import Pool
 from superscaler.runtime.memory.region import Region
-from superscaler.runtime.memory.sizes import bytes_of, size_of
+from superscaler.runtime.memory.sizes import bytes_of, of_kind, size_of, text_of
 
 if TYPE_CHECKING:
     import torch
@@ -25,13 +25,18 @@ class Arena:
     """``size`` bytes of addresses in ``pool``.
 
     ``keep``: idle chunks stay mapped until the pool is short of memory; otherwise they go back once they are idle.
+    Offsets and sizes are bytes. Raises :class:`UsageError` for an argument of another kind.
     """
 
     def __init__(self, pool: Pool, size: int, *, owner: str = "arena", keep: bool = True) -> None:
+        of_kind(pool, Pool, "an arena's pool", "superscaler.runtime.memory.Pool(...)")
+        size = bytes_of(size, text_of(owner, "an arena's owner"))
+        if size < 0:
+            raise UsageError(f"{owner}: an arena of {size} bytes", hint="a number of bytes that is not negative")
         self.pool = pool
         self.size = size
         self.keep = keep
-        region, buffer = pool.space.open_region(max(bytes_of(size, owner), 1), owner)
+        region, buffer = pool.space.open_region(max(size, 1), owner)
         self._region: Region = region
         self._buffer: Any = buffer
         self._uses = [0] * region.count
@@ -66,12 +71,19 @@ class Arena:
         return self._most_in_use * self.pool.chunk
 
     def tensor(self, offset: int, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """:meth:`acquire` the bytes of a value at ``offset`` and return a tensor over them, whatever they contain."""
+        """:meth:`acquire` the bytes of a value at ``offset`` and return a tensor over them, whatever they contain.
+
+        Raises :class:`OutOfMemory`, and as :meth:`view`.
+        """
         self.acquire(offset, size_of(shape, dtype, self._region.name))
         return self.view(offset, shape, dtype)
 
     def view(self, offset: int, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """A tensor over bytes that are mapped; it may be kept and used again whenever they are acquired."""
+        """A tensor over bytes that are mapped; it may be kept and used again whenever they are acquired.
+
+        Raises :class:`VirtualMemoryError` where they are not mapped or outside of the arena, :class:`UsageError` for an
+        offset that the size of an element does not divide.
+        """
         nbytes = size_of(shape, dtype, self._region.name)
         lo, hi = self._indices(offset, nbytes)
         if offset % dtype.itemsize:
@@ -137,6 +149,7 @@ class Arena:
 
     def reclaim(self, nbytes: int) -> int:
         """Give back at least so many bytes of idle chunks, as far as there are; returns how many."""
+        nbytes = bytes_of(nbytes, self._region.name)
         idle = [index for index in sorted(self._region.chunks, reverse=True) if not self._uses[index]]
         return self._unmap_idle(idle[: -(-nbytes // self.pool.chunk)])
 

@@ -8,7 +8,10 @@ with Pool(backend="host", budget=2 << 30, chunk=2 << 20) as pool:
 
 from __future__ import annotations
 
+from inspect import ismethod
+
 from superscaler.errors import UsageError, did_you_mean
+from superscaler.ir.argument import shown
 from superscaler.runtime.memory.backend import Backend, Guard
 from superscaler.runtime.memory.sizes import bytes_of, text_of
 from superscaler.runtime.memory.space import AddressSpace, Reclaimer
@@ -57,9 +60,10 @@ class Pool:
     def reserve(self, size: int, owner: str = "vtensor") -> VTensor:
         """An address range of ``size`` bytes (rounded up to whole chunks) with nothing mapped; it costs no memory.
 
-        ``owner`` is the name under which its memory is counted and errors are reported; many may share one.
+        ``owner`` is the name under which its memory is counted and errors are reported; many may share one. Raises
+        :class:`UsageError` for a size that is no positive whole number, :class:`UseAfterFree` once the pool is closed.
         """
-        size = bytes_of(size, owner)
+        size = bytes_of(size, text_of(owner, f"pool {self.name!r}, owner"))
         if size <= 0:
             raise UsageError(f"{owner}: a reservation of {size} bytes", hint="a positive number of bytes")
         return VTensor(self.space, *self.space.open_region(size, owner))
@@ -67,8 +71,12 @@ class Pool:
     def add_reclaimer(self, reclaim: Reclaimer) -> None:
         """``reclaim(nbytes)`` is called, without the pool's lock, when memory is short: it gives back what it can.
 
-        It must be a method, and is forgotten when its object dies.
+        It must be a method, and is forgotten when its object dies. Raises :class:`UsageError` for anything else.
         """
+        if not ismethod(reclaim):
+            raise UsageError(
+                f"pool {self.name!r}: {shown(reclaim)} is no method", hint="a method of whoever has memory"
+            )
         self.space.add_reclaimer(reclaim)
 
     def remove_reclaimer(self, reclaim: Reclaimer) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from superscaler.errors import UsageError
+from superscaler.ir.argument import shown
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +27,12 @@ def text_of(name: object, what: str) -> str:
     if isinstance(name, str):
         return name
     raise UsageError(f"{what}: {name!r} is no name", hint="a string")
+
+
+def of_kind(value: object, kind: type, what: str, hint: str) -> None:
+    """Raise :class:`UsageError` saying what it was to be, if the value is of another kind."""
+    if not isinstance(value, kind):
+        raise UsageError(f"{what} cannot be {shown(value)}", hint=hint)
 
 
 def size_of(shape: Sequence[int], dtype: torch.dtype, owner: str) -> int:

@@ -10,8 +10,9 @@ from operator import index
 from typing import TYPE_CHECKING, Any
 
 from superscaler.errors import OutOfMemory, UsageError, UseAfterFree, VirtualMemoryError
+from superscaler.ir.argument import shown
 from superscaler.runtime.memory.region import Region
-from superscaler.runtime.memory.sizes import bytes_of, size_of
+from superscaler.runtime.memory.sizes import bytes_of, of_kind, size_of
 from superscaler.runtime.memory.space import AddressSpace
 from superscaler.runtime.memory.table import Account
 
@@ -103,7 +104,10 @@ class VTensor:
         return self._space.populate(self._open())
 
     def trim(self, size: int) -> None:
-        """Shrink to ``size`` bytes; the chunks behind it go back, and views of them meet the guard."""
+        """Shrink to ``size`` bytes; the chunks behind it go back, and views of them meet the guard.
+
+        Raises :class:`UsageError` for more bytes than it has.
+        """
         region = self._open()
         size = bytes_of(size, region.name)
         if not 0 <= size <= self._size:
@@ -122,7 +126,9 @@ class VTensor:
         """Map the source's bytes ``[start, start + nbytes)`` behind what is mapped here: the same chunks, no copy.
 
         Both sides are then read-only there until :meth:`writable`. Chunks are shared whole: ``start`` and the size of
-        this vTensor must be multiples of the chunk, and the last chunk comes with what the source has in it.
+        this vTensor must be multiples of the chunk, and the last chunk comes with what the source has in it. Raises
+        :class:`UsageError` for another pool's or another kind of source, :class:`VirtualMemoryError` where it has not
+        that much mapped, :class:`OutOfMemory` where the address range is full; nothing changes then.
         """
         region, chunk = self._open(), self._space.chunk
         self._of_this_pool(source)
@@ -154,7 +160,9 @@ class VTensor:
     def share_chunks(self, parts: Sequence[Chunks]) -> None:
         """:meth:`share` several held pieces, one behind the other, with as few system calls as they have runs."""
         region, chunk = self._open(), self._space.chunk
+        of_kind(parts, Sequence, f"{region.name}: what is shared", "a list of what hold(...) returned")
         for part in parts:
+            of_kind(part, Chunks, f"{region.name}: a part of what is shared", "what hold(...) returned")
             self._of_this_pool(part)
         chunks = [number for part in parts for number in part.chunks]
         if self._size % chunk:
@@ -171,7 +179,10 @@ class VTensor:
             self._size += len(chunks) * chunk
 
     def hold(self, start: int, stop: int) -> Chunks:
-        """A reference to the chunks of bytes ``[start, stop)`` that outlives this vTensor and needs no addresses."""
+        """A reference to the chunks of bytes ``[start, stop)`` that outlives this vTensor and needs no addresses.
+
+        Raises :class:`VirtualMemoryError` where not all of them are mapped.
+        """
         region = self._open()
         lo, hi = self._indices(start, stop)
         return Chunks(self._space, region.account, self._space.hold(region, lo, hi))
@@ -217,7 +228,7 @@ class VTensor:
     def _of_this_pool(self, source: VTensor | Chunks) -> None:
         space = getattr(source, "space", None)
         if not isinstance(space, AddressSpace):
-            raise UsageError(f"{self._region.name}: share of {source!r}", hint="a vTensor, or what it holds")
+            raise UsageError(f"{self._region.name}: share of {shown(source)}", hint="a vTensor, or what it holds")
         if space is not self._space:
             raise UsageError(
                 f"{self._region.name} of pool {self._space.name!r}: share of {source!r}",

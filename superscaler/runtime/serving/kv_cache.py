@@ -14,13 +14,15 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from superscaler.errors import OutOfMemory, UsageError, UseAfterFree, VirtualMemoryError
-from superscaler.ir.argument import whole
+from superscaler.ir.argument import shown, whole, wholes
 from superscaler.runtime.kernels.attention import CachedKV
 from superscaler.runtime.memory import Pool, VTensor
+from superscaler.runtime.memory.sizes import of_kind, text_of
 from superscaler.runtime.serving.kv_layout import KVLayout
 from superscaler.runtime.serving.radix import Block, Node, PrefixTree
 
@@ -29,31 +31,38 @@ class KVCache:
     """Sequences of at most ``max_tokens`` tokens.
 
     ``ahead``: with fewer tokens of room than this, the next chunk is mapped in the background. ``block``: a cached
-    prefix that ends inside a chunk is used if that saves so many tokens (its chunk must be copied).
+    prefix that ends inside a chunk is used if that saves so many tokens (its chunk must be copied). ``owner``: the
+    name under which the pool counts its memory. Raises :class:`UsageError` for an argument of another kind.
     """
 
     def __init__(
         self, pool: Pool, layout: KVLayout, max_tokens: int, *, owner: str = "kv", ahead: int = 0, block: int = 16
     ) -> None:
+        of_kind(pool, Pool, "a KV cache's pool", "superscaler.runtime.memory.Pool(...)")
+        of_kind(layout, KVLayout, "a KV cache's layout", "KVLayout(layers=..., heads=..., dim=...)")
         if whole(max_tokens, "max_tokens") <= 0:
             raise UsageError(f"max_tokens={max_tokens}", hint="a positive number of tokens")
         self.pool = pool
         self.layout = layout
-        self.max_tokens = max_tokens
-        self.owner = owner
-        self.ahead = ahead
-        self.block = block
+        self.max_tokens = whole(max_tokens, "max_tokens")
+        self.owner = text_of(owner, "a KV cache's owner")
+        self.ahead = whole(ahead, "ahead")
+        self.block = whole(block, "block")
         self.tree = PrefixTree()
         # Eviction may be asked for by any thread that needs memory.
         self.lock = threading.RLock()
         pool.add_reclaimer(self.reclaim)
 
     def create(self, tokens: Sequence[int] = ()) -> KVSequence:
-        """A sequence that has the longest cached prefix of ``tokens``, but not the last one (it is to be computed)."""
+        """A sequence that has the longest cached prefix of ``tokens``, but not the last one (it is to be computed).
+
+        Raises :class:`UsageError` where ``tokens`` are not whole numbers.
+        """
+        tokens = tokens_of(tokens, self.owner)
         sequence = KVSequence(self)
         if len(tokens) > 1 and self.tree.nodes:
             try:
-                self._reuse(sequence, list(tokens[:-1]))
+                self._reuse(sequence, tokens[:-1])
             except BaseException:
                 sequence.free(keep=False)
                 raise
@@ -110,10 +119,14 @@ class KVCache:
         return self.tree.tokens
 
     def batch(self, sequences: Sequence[KVSequence], layer: int, device: torch.device | str = "cpu") -> CachedKV:
-        """What the attention kernels take of one layer. The addresses hold for the sequences' lives."""
+        """What the attention kernels take of one layer, on ``device``. The addresses hold for the sequences' lives.
+
+        Raises :class:`UsageError` for what is no sequence of this cache or no layer, :class:`UseAfterFree` for a
+        sequence that was freed.
+        """
         layout = self.layout
         group, within = layout.place(layer)
-        for sequence in sequences:
+        for sequence in self._own(sequences):
             sequence.check_alive()
         offset = within * layout.heads * layout.dim * layout.dtype.itemsize
         keys = [sequence.planes[group].address + offset for sequence in sequences]
@@ -129,6 +142,16 @@ class KVCache:
             token_stride=layout.row // layout.dtype.itemsize,
             dtype=layout.dtype,
         )
+
+    def _own(self, sequences: Sequence[KVSequence]) -> Sequence[KVSequence]:
+        of_kind(sequences, Sequence, f"{self.owner}: a batch", "a list of sequences that create(...) made")
+        for sequence in sequences:
+            if getattr(sequence, "cache", None) is not self:
+                raise UsageError(
+                    f"{self.owner}: {shown(sequence)} in a batch is no sequence of this cache",
+                    hint="sequences that its create(...) and their fork() made",
+                )
+        return sequences
 
 
 class KVSequence:
@@ -146,9 +169,13 @@ class KVSequence:
     def append(self, tokens: int | Sequence[int]) -> None:
         """Make room for more tokens: their number, or (so that the prefix can be cached) what they are.
 
-        Raises :class:`OutOfMemory` and leaves the sequence as it was.
+        Raises :class:`OutOfMemory`, or :class:`UsageError` for what is neither, and leaves the sequence as it was.
         """
-        count = tokens if isinstance(tokens, int) else len(tokens)
+        if isinstance(tokens, int):
+            count = tokens
+        else:
+            tokens = tokens_of(tokens, self.cache.owner)
+            count = len(tokens)
         if count < 0:
             raise UsageError(f"{self.cache.owner}: {count} more tokens", hint="a sequence grows; free() it, or fork()")
         length = self.length + count
@@ -218,11 +245,11 @@ class KVSequence:
         return child
 
     def keys(self, layer: int) -> torch.Tensor:
-        """The keys of a layer, ``[length, heads, dim]``: a view, no copy."""
+        """The keys of a layer, ``[length, heads, dim]``: a view, no copy. Raises :class:`UsageError` for no layer."""
         return self._view(layer, 0)
 
     def values(self, layer: int) -> torch.Tensor:
-        """The values of a layer, ``[length, heads, dim]``: a view, no copy."""
+        """The values of a layer, ``[length, heads, dim]``: a view, no copy. Raises :class:`UsageError` for no layer."""
         return self._view(layer, self.cache.layout.groups)
 
     def _view(self, layer: int, first: int) -> torch.Tensor:
@@ -250,3 +277,14 @@ class KVSequence:
             raise UseAfterFree(
                 f"{self.cache.owner}: a sequence was used after it was freed", hint="create(...) another one"
             )
+
+
+def tokens_of(tokens: Any, owner: str) -> list[int]:
+    """Tokens as a list of ints. Raises :class:`UsageError` for anything else; a plain list of them is told at once."""
+    if tokens.__class__ is list:
+        for token in tokens:
+            if token.__class__ is not int:
+                break
+        else:
+            return tokens
+    return list(wholes(tokens, f"{owner}: tokens"))

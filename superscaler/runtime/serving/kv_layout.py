@@ -14,6 +14,7 @@ import torch
 
 from superscaler.errors import UsageError
 from superscaler.ir.argument import whole
+from superscaler.runtime.memory.sizes import of_kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class KVLayout:
     def __post_init__(self) -> None:
         for name in ("layers", "heads", "dim", "layers_per_chunk"):
             whole(getattr(self, name), name)
+        of_kind(self.dtype, torch.dtype, "a KV layout's dtype", "torch.float16, torch.bfloat16, …")
         if min(self.layers, self.heads, self.dim, self.layers_per_chunk) <= 0 or self.layers % self.layers_per_chunk:
             raise UsageError(
                 f"a KV layout of {self.layers} layers, {self.heads} heads of {self.dim}, "
@@ -58,7 +60,7 @@ class KVLayout:
 
     def place(self, layer: int) -> tuple[int, int]:
         """Which group of planes a layer's keys and values are in, and which of its layers it is."""
-        if not 0 <= layer < self.layers:
+        if not 0 <= whole(layer, "a layer") < self.layers:
             raise UsageError(f"layer {layer} of {self.layers}", hint=f"0 … {self.layers - 1}")
         return divmod(layer, self.layers_per_chunk)
 
