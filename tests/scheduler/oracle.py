@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from superscaler.scheduler.pipeline import PipelineProblem, to_problem
-from superscaler.scheduler.problem import Problem
+from superscaler.scheduler.problem import Edge, Job, Problem
 
 
 def shortest(problem: Problem) -> int | None:
@@ -86,7 +87,7 @@ class _Exhaustive:
         """Equal micro-batches may enter in the order of their numbers."""
         job = self.jobs[i]
         return not self.before[i] and any(
-            k not in ends and not self.before[k] and other.microbatch < job.microbatch
+            k not in ends and not self.before[k] and other.chain == job.chain and other.microbatch < job.microbatch
             for k, other in enumerate(self.jobs)
         )
 
@@ -135,4 +136,31 @@ def random_pipeline(seed: int) -> PipelineProblem:
     )
 
 
-__all__ = ["possible", "random_pipeline", "shortest", "to_problem"]
+def random_side_by_side(seed: int) -> Problem:
+    """Two or three independent pipelines that share devices of different speed and memory, in any order of devices."""
+    draw = random.Random(seed)
+    devices = draw.choice((1, 2, 2, 3))
+    jobs: list[Job] = []
+    edges: list[Edge] = []
+    for chain in range(draw.choice((2, 2, 3)) if devices < 3 else 2):
+        placement = draw.choice(("linear", "interleaved") if devices == 3 else ("linear", "v"))
+        stages = 2 * devices if placement == "v" else devices
+        costs = [tuple(draw.randint(1, 5) for _ in range(stages)) for _ in range(3)]
+        count = draw.choice((1, 2)) if stages == 1 else 1
+        speed = tuple(draw.choice((1, 2)) for _ in range(devices))
+        asked = PipelineProblem(
+            stages, count, *costs, comm=draw.choice((0, 0, 1, 4)), placement=placement, devices=devices, speed=speed
+        )
+        plain, units, place = to_problem(asked), draw.choice((1, 1, 2, 3)), draw.sample(range(devices), devices)
+        edges += [(a + len(jobs), b + len(jobs), delay) for a, b, delay in plain.edges]
+        jobs += [
+            replace(
+                job, device=place[job.device], lanes=tuple((place[d], lane) for d, lane in job.lanes),
+                chain=chain, acquire=units * job.acquire, release=units * job.release,
+            )
+            for job in plain.jobs
+        ]  # fmt: skip
+    return Problem(tuple(jobs), tuple(edges), tuple(draw.choice((None, 2, 3, 4, 6)) for _ in range(devices)))
+
+
+__all__ = ["possible", "random_pipeline", "random_side_by_side", "shortest", "to_problem"]

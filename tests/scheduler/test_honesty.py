@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from superscaler.errors import InfeasiblePlan
 from superscaler.scheduler import solve, verify
 from superscaler.scheduler.bounds import closed_form
 from superscaler.scheduler.certified import solve_pipeline
@@ -14,7 +15,7 @@ from superscaler.scheduler.greedy_back import greedy_back
 from superscaler.scheduler.periodic import feasible
 from superscaler.scheduler.pipeline import PipelineProblem, to_problem
 from superscaler.scheduler.ramps import ramp_bound
-from tests.scheduler.oracle import random_pipeline, shortest
+from tests.scheduler.oracle import random_pipeline, random_side_by_side, shortest
 
 
 def agrees(seed: int) -> None:
@@ -42,6 +43,31 @@ def test_the_generic_solver_agrees_with_exhaustive_search(seed: int) -> None:
     verify(problem, table.starts)
     assert table.certificate.bound <= (shortest(problem) or 0) <= table.makespan
     assert table.certificate.status == "optimal"
+
+
+def agrees_side_by_side(seed: int) -> None:
+    problem = random_side_by_side(seed)
+    optimum = shortest(problem)
+    if optimum is None:
+        with pytest.raises(InfeasiblePlan):
+            solve(problem)
+        return
+    table = solve(problem)
+    verify(problem, table.starts)
+    assert closed_form(problem).value <= optimum
+    assert table.certificate.status == "optimal"
+    assert table.makespan == optimum
+
+
+@pytest.mark.parametrize("seed", range(4, 12))
+def test_exhaustive_search_agrees_on_independent_pipelines_side_by_side(seed: int) -> None:
+    agrees_side_by_side(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(180, 280))
+def test_exhaustive_search_agrees_on_a_hundred_more_side_by_side(seed: int) -> None:
+    agrees_side_by_side(seed)
 
 
 def any_flow(draw: random.Random) -> Flow:
