@@ -71,7 +71,7 @@ class EntryProblem:
         except ScheduleError as e:
             said = self.lowered.tasks.before or self.lowered.tasks.sequence
             raise PlanError(
-                "the tasks depend on each other in a cycle", *str(e).splitlines(),
+                "the tasks depend on each other in a cycle", e.what, *e.details,
                 hint="drop one of the orders" if said else "cut the model in order",
             ) from e  # fmt: skip
         place = [0] * len(order)

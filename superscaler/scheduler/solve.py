@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from sys import float_info
 from time import monotonic
 
 from superscaler.errors import InfeasiblePlan, ScheduleError, UsageError
@@ -79,7 +80,8 @@ def check_search(time_limit: object, seed: object) -> None:
     """Raise unless a search can be limited to ``time_limit`` (None, or 0 or more seconds) and started at ``seed``."""
     whole(seed, "seed")
     number = isinstance(time_limit, int | float) and time_limit >= 0
-    if time_limit is not None and not number:
+    too_long = isinstance(time_limit, int) and time_limit > float_info.max
+    if time_limit is not None and (not number or too_long):
         raise UsageError(f"time limit: {time_limit!r}", "no search can take that long", hint="0 or more seconds")
 
 
