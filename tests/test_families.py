@@ -89,9 +89,13 @@ def test_random_plans_at_length(name: str, plan: RandomPlan) -> None:
     assert_exact_if_legal(name, plan)
 
 
-@pytest.mark.parametrize("plan", [RandomTurns(794, 2, 0.1, 0.1), RandomTurns(492, 3, 0.1, 0.1, stages=2)])
+@pytest.mark.parametrize("plan", [
+    RandomTurns(794, 2, 0.1, 0.1), RandomTurns(492, 3, 0.1, 0.1, stages=2), RandomTurns(2, 2, 1.0, 0.1, microbatches=2),
+    RandomTurns(4, 2, 0.3, 0.3),
+])  # fmt: skip
 def test_random_turns(plan: RandomTurns) -> None:
-    """An op run again for one of its results where the others are kept; passes through the stages in turns."""
+    """An op run again for one of its results where the others are kept; passes through the stages in turns; what no
+    turn can put together; views of what other turns make."""
     subject("t5").assert_exact(plan, plan.stages, CLIPPED)
 
 

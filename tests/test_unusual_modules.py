@@ -291,6 +291,23 @@ PLANS = [
 ]
 
 
+@case
+def namesakes() -> Case:
+    """Inputs called as parameters and buffers are, and these as what the optimizer adds."""
+
+    class Namesakes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.lr, self.clip = (nn.Parameter(torch.randn(6, 6)) for _ in range(3))
+            self.register_buffer("step", torch.zeros(()))
+
+        def forward(self, x: Tensor, weight: Tensor, clip: Tensor) -> Tensor:
+            self.step += 1
+            return ((x @ self.weight * weight + clip) @ self.lr @ self.clip * self.step).square().mean()
+
+    return Namesakes(), (torch.randn(BATCH, 6), torch.randn(BATCH, 6), torch.randn(BATCH, 6))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_unusual_modules_are_exact(name: str) -> None:
     torch.manual_seed(0)

@@ -23,6 +23,11 @@ from superscaler.ir.text import dump
 Kind = Literal["parameter", "buffer", "input", "activation", "optimizer", "constant", "cache"]
 Phase = Literal["forward", "backward", "optimizer"]
 
+GIVEN, DRIVEN = "input:", "optimizer:"
+"""What the names of a model's inputs, and of what the optimizer adds, begin with where another tensor has the name."""
+OF_STEP = ("lr", "step")
+"""The inputs that the job itself gives: the learning rate, and the number of the step."""
+
 ITEMSIZE = {
     "float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1,
     "bool": 1, "complex64": 8,

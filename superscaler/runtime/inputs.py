@@ -10,18 +10,17 @@ import torch
 from torch import Tensor
 
 from superscaler.errors import InputError, PlanFileError, UsageError, did_you_mean
+from superscaler.ir.graph import DRIVEN, GIVEN, OF_STEP
 from superscaler.ir.plan import Entry, Plan
 from superscaler.ir.region import Region
 from superscaler.runtime.binding import Binding, program_of
 from superscaler.runtime.ops import DTYPES
 from superscaler.runtime.packing import Packing, packing
 
-DRIVEN = ("lr", "step")  # what the job itself gives an entry
-
 
 def input_names(entry: Entry) -> list[str]:
     """The names of the inputs that the user gives, in order."""
-    return [name for name in entry.graph.inputs if name not in DRIVEN]
+    return [name for name in entry.graph.inputs if name.removeprefix(DRIVEN) not in OF_STEP]
 
 
 def call_of(plan: Plan) -> dict[str, str]:
@@ -49,7 +48,8 @@ def gather(
             f"{len(flat)} inputs were given, the plan has {len(names)}", f"they are: {', '.join(names)}", hint="as many"
         )
     given.update(zip(names, flat, strict=False))
-    for name, value in _flatten(named):
+    for user, value in _flatten(named):
+        name = user if GIVEN + user not in names else GIVEN + user
         if name not in names and (name in call or value is None or _is_setting(value)):
             _agree(name, value, call)
             continue
@@ -60,8 +60,9 @@ def gather(
         given[name] = value
     missing = [name for name in names if name not in given]
     if missing:
+        shape = entry.graph.tensor[missing[0]].shape
         raise InputError(f"input {missing[0]!r} was not given", f"the plan's inputs are: {', '.join(names)}",
-                         hint=f"{missing[0]}=a tensor of shape {entry.graph.tensor[missing[0]].shape}")  # fmt: skip
+                         hint=f"{missing[0].removeprefix(GIVEN)}=a tensor of shape {shape}")  # fmt: skip
     return {name: _checked(entry, name, given[name]) for name in names}
 
 
@@ -195,8 +196,8 @@ class Cutter:
 def driven(entry: Entry, *, lr: float | None, step: int) -> dict[str, Tensor]:
     """The inputs that the job gives: the learning rate, and the number of this step (from 1)."""
     found: dict[str, Tensor] = {}
-    for name, value in (("lr", lr), ("step", step)):
-        if name in entry.graph.inputs:
+    for known, value in zip(OF_STEP, (lr, step), strict=True):
+        for name in {known, DRIVEN + known}.intersection(entry.graph.inputs):
             if value is None:
                 raise UsageError("the plan states no learning rate", hint="step(..., lr=...)")
             found[name] = torch.tensor(float(value), dtype=DTYPES[entry.graph.tensor[name].dtype])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from superscaler.errors import SuperscalerError, TraceError, UsageError, did_you_mean
-from superscaler.ir.graph import Graph
+from superscaler.ir.graph import GIVEN, OF_STEP, Graph
 from superscaler.trace import transformers_masks
 from superscaler.trace.caches import caches_watched
 from superscaler.trace.capture import Tracing
@@ -117,7 +117,14 @@ def _drafted(
 
     def draft(repeats: Repeats | None) -> Draft:
         graph = tracing.capture(entry, tensors, repeats)
-        taken = list(inputs.tensors), entry.names, first_names, frozenset(parameters), known, held(entry.model)
+        taken = (
+            _distinct(inputs.tensors, {*first_names, *held(entry.model), *OF_STEP}),
+            entry.names,
+            first_names,
+            frozenset(parameters),
+            known,
+            held(entry.model),
+        )
         return Drafter(Names(*taken), repeats.calls if repeats else {}, templates).walk(graph)
 
     if repeats:
@@ -131,6 +138,11 @@ def _drafted(
             pass  # a true error shows again
         entry.anchor = None
     return draft(None)
+
+
+def _distinct(inputs: Iterable[str], others: Container[str]) -> list[str]:
+    """Names of the inputs that no parameter or buffer has, nor what the job gives."""
+    return [name if name not in others else GIVEN + name for name in inputs]
 
 
 def _known(what: str, given: object, choices: Any) -> None:

@@ -220,7 +220,9 @@ class Lowering:
         if producer is None:
             if (tensor, mesh) not in self.made:
                 self._source(tensor, mesh)
-        elif self._again(producer, body):
+        elif self._again(producer, tensor, body):
+            if self._of_other_turns(producer, tensor, layout, body):
+                return self._outside_turns(tensor, layout.without(*(a for a, _ in body.at)), body, None)
             self.emit(producer, body)
             versions = body.versions(tensor)
             return self._best([v for v in versions if self._reaches(v, layout)] or versions, layout)
@@ -260,9 +262,16 @@ class Lowering:
         return next((v for v in made if v in self.settled), made[0])
 
     def _reaches(self, number: int, layout: Layout) -> bool:
-        """Whether a value can be brought into ``layout``: one micro-batch's part gives neither another's nor all."""
-        mine, wanted = (x.state(self.micro) if self.micro else None for x in (self.values[number].layout, layout))
-        return not self.values[number].over or mine == wanted or (mine is None and isinstance(wanted, Shard))
+        """Whether a value can be brought into ``layout``: a micro-batch's or turn's part gives no other and not all."""
+        value = self.values[number]
+        states = [(value.layout.state(axis), layout.state(axis)) for axis in value.over]
+        return all(mine == wanted or (mine is None and isinstance(wanted, Shard)) for mine, wanted in states)
+
+    def _of_other_turns(self, op: Op, tensor: str, layout: Layout, body: Body) -> bool:
+        """Whether ``op``, split as it is, would give another part of its result than a turn of ``body`` reads."""
+        index = op.outputs.index(tensor)
+        made = [(along(op, axis, self.tasks, output=True, index=index), layout.state(axis)) for axis, _ in body.at]
+        return any(state is not None and state != wanted for state, wanted in made)
 
     def _in_time(self, number: int, body: Body) -> bool:
         """Whether a value exists once, or once per instance of the body."""
@@ -270,8 +279,8 @@ class Lowering:
         here = self._filled.get(number) == body.key and over == (*body.over, *(a for a, _ in body.at))
         return over in ((), body.over) or here
 
-    def _again(self, op: Op, body: Body) -> bool:
-        """Whether ``op`` is to be run in this body rather than its result be kept from where it first ran."""
+    def _again(self, op: Op, tensor: str, body: Body) -> bool:
+        """Whether ``op`` is to be run in this body rather than its result ``tensor`` kept from where it first ran."""
         placed = self.tasks.placed[op.name]
         if body.key.mesh not in self.meshes_of(placed) or placed.over not in ((), body.over):
             return False
@@ -279,7 +288,7 @@ class Lowering:
             return True
         if op.name not in self.tasks.recompute or placed.kind != "forward":
             return False
-        made = self._made(op.outputs[0], body)
+        made = self._made(tensor, body)
         done = any(key.kind == "backward" and (v in self._filled or not self._turns_of(v, body)) for v, key in made)
         return body.key.kind in ("backward", "weight") and not done
 

@@ -11,7 +11,7 @@ import msgspec
 from superscaler.errors import UsageError
 from superscaler.ir.argument import shown
 from superscaler.ir.entry import MASTER
-from superscaler.ir.graph import Graph, Op, Tensor
+from superscaler.ir.graph import DRIVEN, Graph, Op, Tensor
 from superscaler.transforms.precision import HALF, wide, with_wide_gradients
 
 
@@ -76,6 +76,8 @@ class _Builder:
         self.ops: list[Op] = []
 
     def tensor(self, name: str, shape: tuple[int, ...], dtype: str, kind: str = "activation") -> str:
+        """A new tensor; its name, which is another where the model has one of this name."""
+        name = name if name not in self.graph.tensor else f"{DRIVEN}{name}"
         self.tensors.append(Tensor(name, shape, dtype, kind))  # type: ignore[arg-type]
         return name
 
@@ -104,10 +106,10 @@ def with_optimizer(graph: Graph, optimizer: Optimizer | None) -> Graph:
     updates = dict(graph.updates)
     for name, gradient in graph.gradients.items():
         decay, scale = _group(optimizer, name)
-        lr = "lr" if scale == 1.0 else _scaled(b, scale, dtype)
+        lr = inputs[0] if scale == 1.0 else _scaled(b, inputs[0], scale, dtype)
         stepped = _master(b, graph, name) if graph.tensor[name].dtype in HALF else name
         if isinstance(optimizer, AdamW):
-            updates.update(_adamw(b, graph, optimizer, stepped, name, gradient, lr, clip, decay))
+            updates.update(_adamw(b, graph, optimizer, stepped, name, gradient, inputs[1], lr, clip, decay))
         else:
             updates.update(_sgd(b, graph, optimizer, stepped, name, gradient, lr, clip, decay))
         if stepped != name:
@@ -148,11 +150,11 @@ def _number(given: object) -> float:
     return float(given) if isinstance(given, int | float) and not isinstance(given, bool) else nan
 
 
-def _scaled(b: _Builder, scale: float, dtype: str) -> str:
+def _scaled(b: _Builder, lr: str, scale: float, dtype: str) -> str:
     name = f"lr*{scale:g}"
     if all(t.name != name for t in b.tensors):
         b.tensor(name, (), dtype)
-        b.op(f"optimizer/{name}", "aten.mul.Scalar", ["lr"], [name], scale, module="optimizer")
+        b.op(f"optimizer/{name}", "aten.mul.Scalar", [lr], [name], scale, module="optimizer")
     return name
 
 
@@ -193,13 +195,13 @@ def _state(b: _Builder, graph: Graph, name: str, what: str) -> tuple[str, str]:
 
 
 def _adamw(
-    b: _Builder, graph: Graph, o: AdamW, stepped: str, name: str, grad: str, lr: str, clip: str, decay: float
+    b: _Builder, graph: Graph, o: AdamW, stepped: str, name: str, grad: str, step: str, lr: str, clip: str, decay: float
 ) -> dict[str, str]:
     parameter = graph.tensor[name]
     new = b.tensor(f"{stepped}.new", parameter.shape, wide(parameter.dtype))
     m, m_new = _state(b, graph, name, "exp_avg")
     v, v_new = _state(b, graph, name, "exp_avg_sq")
-    ins = [stepped, grad, m, v, "step", lr, clip]
+    ins = [stepped, grad, m, v, step, lr, clip]
     module = name.rpartition(".")[0]
     b.op(f"{name}/adamw", "superscaler.adamw", ins, [new, m_new, v_new], *o.betas, o.eps, decay, module=module)
     return {stepped: new, m: m_new, v: v_new}

@@ -312,6 +312,8 @@ class _Placer:
 
     def _fits(self, axis: Axis, op: Op, split: Split) -> bool:
         """Whether ``op`` may be split so too, with room left for what the plan says of axes yet to come."""
+        if axis.name in self.said.turns and not self._adds_up(op, split):
+            return False
         taken, digit = self._taken(axis, op, split.dim), (split.extent, split.inner)
         if not room(taken, digit, axis.ways):
             return False
@@ -323,6 +325,12 @@ class _Placer:
                     return axis.name == MICRO
                 taken.append((found, self.space.axis(name).ways))
         return True
+
+    def _adds_up(self, op: Op, split: Split) -> bool:
+        """Whether what turns make of an op, if not parts of its result, are sums: these can be put together."""
+        rule = rule_for(op, self.graph)
+        states = [split_state(rule, split, output=True, index=i) for i in range(len(op.outputs))]
+        return all(state.kind == "sum" for state in states if isinstance(state, Partial))
 
     @cached_property
     def _anchors(self) -> dict[str, list[tuple[str, Split]]]:

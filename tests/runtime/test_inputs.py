@@ -50,6 +50,11 @@ def test_a_mapping_is_taken_by_its_names_in_any_order() -> None:
         gather(names, ({"idz": A, "mask": C}, target), {})
 
 
+def test_an_input_called_as_a_parameter_is_given_by_its_name() -> None:
+    found = gather(entry("a", "input:c", "optimizer:lr"), (A,), {"c": C})
+    assert {n: t.tolist() for n, t in found.items()} == {"a": [1, 2], "input:c": [3, 4]}
+
+
 def test_nested_names() -> None:
     found = gather(entry("batch.ids", "batch.labels"), (), {"batch": {"labels": C, "ids": A}})
     assert {n: t.tolist() for n, t in found.items()} == {"batch.ids": [1, 2], "batch.labels": [3, 4]}
