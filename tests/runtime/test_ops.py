@@ -429,3 +429,9 @@ def test_placeholders_become_what_they_stand_for_in_the_part() -> None:
 def test_only_ops_with_a_rule_run(target: str) -> None:
     with pytest.raises(SplitError, match="may not run"):
         function(target)
+
+
+@pytest.mark.parametrize("milliseconds", [-1.0, float("nan"), float("inf")])
+def test_a_sleep_has_a_length(milliseconds: float) -> None:
+    with pytest.raises(ValueError, match="sleep length must be non-negative"):
+        sleep(torch.ones(2), milliseconds)

@@ -25,6 +25,8 @@ _thread = threading.local()
 
 def _nap(milliseconds: float) -> None:
     """Sleep for all but the last of it, then stay awake, leaving the processor to whoever has something to do."""
+    if not 0 <= milliseconds < float("inf"):
+        raise ValueError(f"sleep length must be non-negative, not {milliseconds} ms")
     end = time.perf_counter() + milliseconds / 1000
     if sys.platform == "linux" and not hasattr(_thread, "exact"):
         ctypes.CDLL(None).prctl(_TIMER_SLACK, 1, 0, 0, 0)
