@@ -97,7 +97,9 @@ class Auto:
         if not short:
             reasons = dict.fromkeys(t.refused for t in self.tried)
             return PlanError(
-                f"no plan for {cluster.size} devices applies ({len(self.tried)} tried)", *list(reasons)[:3]
+                f"no plan for {cluster.size} devices applies ({len(self.tried)} tried)",
+                *list(reasons)[:3],
+                hint="another number of devices, a larger batch, or a plan by name",
             )
         near = min(short, key=lambda t: t.peak)
         return InfeasiblePlan(

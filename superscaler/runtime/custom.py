@@ -63,6 +63,7 @@ class CustomOp:
                 f"op {self.name}: its rule has {len(ins)} inputs, its signature {len(self.tensors)} tensors",
                 f"rule: {rule}",
                 f"signature: {self.schema}",
+                hint="an operand in the rule for each tensor argument",
             )
         self._outs = len(outs)
         self._linear = tuple(tuple(group) for group in linear)

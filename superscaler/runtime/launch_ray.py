@@ -41,6 +41,7 @@ from superscaler.runtime.worker import WorkerOptions
 START = 180.0  # seconds for all workers to come up
 LOOK = 1.0  # seconds between two looks at which workers have failed
 COMPILING = 3600.0  # seconds for all bodies to be compiled
+AGAIN = "launch the plan again; load_checkpoint(...) goes on from the last checkpoint"
 GRACE = 4.0  # seconds in which the cause of a failure may show up behind its consequences
 INLINE = 64 << 10  # bytes of an input that go with the call itself
 STORE = 128 << 20  # bytes of the object store of a Ray that we start
@@ -319,7 +320,7 @@ class RayCrew:
         except RayActorError as e:
             return Outcome(None, self._died(index, str(e), entry), 0)
         except (RayError, GetTimeoutError) as e:
-            return Outcome(None, RunError(f"worker {index} failed", str(e).strip().splitlines()[-1]), 1)
+            return Outcome(None, RunError(f"worker {index} failed", str(e).strip().splitlines()[-1], hint=AGAIN), 1)
 
     def _died(self, index: int, reason: str, entry: str) -> WorkerError:
         details = [f"last task: {self.task(index, entry)}"]
@@ -328,7 +329,7 @@ class RayCrew:
             f"worker {index} died" + (f" in {self.task(index, entry)}" if entry else ""),
             *details,
             *lines[-1:],
-            hint="launch the plan again; load_checkpoint(...) goes on from the last checkpoint",
+            hint=AGAIN,
         )
 
     def task(self, index: int, entry: str) -> str:

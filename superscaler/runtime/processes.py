@@ -31,12 +31,13 @@ def together(module: str, workers: int, arguments: Sequence[str], *, limit: floa
     try:
         found = [process.communicate(timeout=limit) for process in crew]
     except subprocess.TimeoutExpired as e:
-        raise RunError(f"{doing} took more than {limit:g} s") from e
+        raise RunError(f"{doing} took more than {limit:g} s", hint="again, when the machine has less to do") from e
     finally:
         for process in crew:
             process.kill()
             process.wait()
     for (_, errors), process in zip(found, crew, strict=True):
         if process.returncode:
-            raise RunError(f"{doing} failed", *errors.decode(errors="replace").strip().splitlines()[-1:])
+            told = errors.decode(errors="replace").strip().splitlines()[-1:]
+            raise RunError(f"{doing} failed", *told, hint="again; less memory in use, if it was ended by the system")
     return found[0][0].strip().splitlines()[-1]

@@ -61,7 +61,11 @@ def measure(plan: Plan, *, repeats: int = 5, links: bool = True, progress: Annou
             progress("measuring task bodies")
             bodies = measure_blocks(plan, WorkerOptions(kind), repeats)
     except torch.OutOfMemoryError as e:
-        raise PlanError("a worker of the plan does not fit into this machine", str(e).partition("\n")[0]) from e
+        raise PlanError(
+            "a worker of the plan does not fit into this machine",
+            str(e).partition("\n")[0],
+            hint="a plan for more devices, or more micro-batches",
+        ) from e
     finally:
         torch.set_num_threads(before)
     link, post = None, bodies.posting

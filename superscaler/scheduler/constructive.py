@@ -159,14 +159,23 @@ def check(shape: Shape, result: Orders, max_activations: Sequence[int | None] | 
     for device, steps in enumerate(result):
         for step in steps:
             if step in placed:
-                raise ScheduleError(f"{_name(step)} comes twice: on device {placed[step]} and on device {device}")
+                raise ScheduleError(
+                    f"{_name(step)} comes twice: on device {placed[step]} and on device {device}",
+                    hint="each step once, in the order of its device: shape.device(stage, microbatch)",
+                )
             if wanted.get(step) != device:
                 where = f"belongs on device {wanted[step]}" if step in wanted else "is no step of this pipeline"
-                raise ScheduleError(f"{_name(step)} is ordered on device {device} but {where}")
+                raise ScheduleError(
+                    f"{_name(step)} is ordered on device {device} but {where}",
+                    hint="each step once, in the order of its device: shape.device(stage, microbatch)",
+                )
             placed[step] = device
     for step, device in wanted.items():
         if step not in placed:
-            raise ScheduleError(f"{_name(step)} is missing from the order of device {device}")
+            raise ScheduleError(
+                f"{_name(step)} is missing from the order of device {device}",
+                hint="each step once, in the order of its device: shape.device(stage, microbatch)",
+            )
     _check_acyclic(shape, result)
     for device, limit in enumerate(max_activations or ()):
         peak = peak_activations(result[device])

@@ -161,7 +161,11 @@ def _stuck(problem: Problem, order: LaneOrder | Priority, run: _Run) -> Schedule
             if members != set(turns) or len(turns) != len(members):
                 odd = members.symmetric_difference(turns)
                 names = ", ".join(str(problem.jobs[index]) for index in sorted(odd)[:3]) or "a job comes twice"
-                return ScheduleError(f"the order of {lane} does not name each of its jobs once", names)
+                return ScheduleError(
+                    f"the order of {lane} does not name each of its jobs once",
+                    names,
+                    hint="all jobs of a lane, or none",
+                )
         edges += [pair for turns in order.values() for pair in pairwise(turns)]
     topological_order(problem.jobs, edges)
     blocked = next(

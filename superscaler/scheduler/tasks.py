@@ -141,7 +141,11 @@ def _unnamed(problem: Problem) -> dict[str, Starts]:
 
 def _too_little(problem: Problem) -> InfeasiblePlan:
     limits = ", ".join(f"memory[{d}]={units}" for d, units in enumerate(problem.capacity) if units is not None)
-    return InfeasiblePlan("no schedule was found within the memory of the devices", f"limits: {limits}")
+    return InfeasiblePlan(
+        "no schedule was found within the memory of the devices",
+        f"limits: {limits}",
+        hint="more memory, fewer or smaller micro-batches, or recompute",
+    )
 
 
 def _known(entry: EntryProblem, problem: Problem) -> dict[str, Starts]:

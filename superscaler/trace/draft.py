@@ -159,4 +159,7 @@ def _template(arg: Any, inputs: list[Value]) -> Any:
         return dtype_name(arg)
     if arg is None or isinstance(arg, bool | int | float | str):
         return arg
-    raise TraceError(f"an op has an argument of type {type(arg).__name__}, which a graph cannot hold: {arg!r}")
+    raise TraceError(
+        f"an op has an argument of type {type(arg).__name__}, which a graph cannot hold: {arg!r}",
+        hint="numbers, text and tensors",
+    )

@@ -66,6 +66,7 @@ class Propagation:
             raise SplitError(
                 f"{op.name} is split twice along axis {self.axis.name!r}",
                 f"as {self.decided[op.name] or 'whole'} and as {split or 'whole'}",
+                hint="one of the two, or another axis for the second",
             )
         if split is not None:
             check_splits(op, self.rule(op), ((self.axis.name, split),))

@@ -241,12 +241,12 @@ def test_interrupted_from_outside(slowly: int, after: float, signals: list[signa
         assert job.stdout.readline() == "running\n"
         time.sleep(1)
         family = psutil.Process(job.pid).children(recursive=True)
-        assert any("raylet" in " ".join(p.cmdline()) for p in family)
+        assert "raylet" in {p.name() for p in family}
         for number in signals:
             job.send_signal(number)
             time.sleep(after)
         job.communicate(timeout=30)
-        assert job.returncode in (-signal.SIGINT, 128 + signal.SIGTERM)
+        assert job.returncode in (-signal.SIGINT, 128 + signal.SIGTERM, 1)  # by itself: Ray turns some into a 1
         assert psutil.wait_procs(family, timeout=10)[1] == []
         assert leftovers() <= before
     finally:

@@ -45,7 +45,9 @@ def specs() -> dict[str, tuple[str, Spec]]:
 def register(target: str, family: str, spec: Spec) -> None:
     """Add the rule of a user's own op, in this process. Raises :class:`SplitError` for an op that has one."""
     if specs().get(target, (family, spec))[0] != family:
-        raise SplitError(f"op {target} has a rule already, in the family {specs()[target][0]!r}")
+        raise SplitError(
+            f"op {target} has a rule already, in the family {specs()[target][0]!r}", hint="another name for the op"
+        )
     specs()[target] = (family, spec)
     for key in [key for key in _interned if key[0] == target]:
         del _interned[key]

@@ -22,7 +22,10 @@ def _mask(shape: Shape, q: Shape, heads: str, t: int) -> str:
 def _operands(op: Op, q: Shape, k: Shape) -> tuple[str, str, str, str]:
     """Heads, queries, keys and values as rule text."""
     if q[1] % max(k[1], 1):
-        raise SplitError(f"{op.name}: {q[1]} query heads are no multiple of {k[1]} key heads")
+        raise SplitError(
+            f"{op.name}: {q[1]} query heads are no multiple of {k[1]} key heads",
+            hint="a number of query heads that the key heads divide",
+        )
     heads = "h" if q[1] == k[1] else "(h r)"
     return heads, f"b {heads} s d!", "b h t! d!", "b h t! e!"
 
@@ -61,7 +64,10 @@ def attention_mask_backward(op: Op, ins: Shapes, outs: Shapes) -> str:
 def cached_attention(op: Op, ins: Shapes, outs: Shapes) -> str:
     """``superscaler.cached_attention($0 q, $1 keys, $2 values, $3 start, scale)``: caches are t b h d."""
     if ins[0][1] % max(ins[1][2], 1):
-        raise SplitError(f"{op.name}: {ins[0][1]} query heads are no multiple of {ins[1][2]} key heads")
+        raise SplitError(
+            f"{op.name}: {ins[0][1]} query heads are no multiple of {ins[1][2]} key heads",
+            hint="a number of query heads that the key heads divide",
+        )
     heads = "h" if ins[0][1] == ins[1][2] else "(h r)"
     return f"b {heads} s! d!, t! b h d!, t! b h e!, -> b {heads} s! e!"
 

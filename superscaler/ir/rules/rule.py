@@ -98,6 +98,7 @@ class Spec(msgspec.Struct, frozen=True):
 
 
 _TOKEN = re.compile(r"\(|\)|[A-Za-z_][A-Za-z_0-9]*(?:\^(?:sum|max|min|logsumexp))?!?|\d+")
+_OTHER = "another dim, fewer ways, or the op whole: `superscaler ops` lists the dims"
 
 
 def _operand(text: str) -> list[list[str]]:
@@ -141,7 +142,10 @@ def parse_rule(
     sides = [*_side(left, len(ins)), *_side(right, len(outs))]
     shapes = [*ins, *outs]
     if len(sides) != len(shapes) or any(len(dims) != len(shape) for dims, shape in zip(sides, shapes, strict=False)):
-        raise SplitError(f"rule {text!r} does not fit operands of shapes {list(ins)} -> {list(outs)}")
+        raise SplitError(
+            f"rule {text!r} does not fit operands of shapes {list(ins)} -> {list(outs)}",
+            hint="an operand of the rule for each tensor, a factor for each dim",
+        )
     known: dict[str, int] = dict(sizes or {})
     whole: set[str] = set()
     reduce: dict[str, PartialKind] = {}
@@ -167,9 +171,15 @@ def parse_rule(
     for operand, shape in zip(operands, shapes, strict=True):
         for factors, size in zip(operand, shape, strict=True):
             if any(isinstance(f, str) and f not in known for f in factors):
-                raise SplitError(f"rule {text!r}: sizes of {factors} cannot be told from shapes {shapes}")
+                raise SplitError(
+                    f"rule {text!r}: sizes of {factors} cannot be told from shapes {shapes}",
+                    hint="state all factors of a dim but one",
+                )
             if prod(f if isinstance(f, int) else known[f] for f in factors) != size:
-                raise SplitError(f"rule {text!r}: {factors} is not a dim of size {size}")
+                raise SplitError(
+                    f"rule {text!r}: {factors} is not a dim of size {size}",
+                    hint="an operand of the rule for each tensor, a factor for each dim",
+                )
     names = {f for operand in operands for factors in operand for f in factors if isinstance(f, str)}
     dims = {n: Dim(known[n], n in whole, reduce.get(n, "sum")) for n in sorted(names)}
     return Rule(family, dims, tuple(operands[: len(ins)]), tuple(operands[len(ins) :]), linear, contiguous)
@@ -224,7 +234,8 @@ def check_splits(op: Op, rule: Rule, splits: Splits) -> None:
         if split.passes:
             if split.inputs not in rule.linear:
                 raise SplitError(
-                    f"{op.name} ({op.target}) is not linear in its inputs {split.inputs}: no partial may pass through"
+                    f"{op.name} ({op.target}) is not linear in its inputs {split.inputs}: no partial may pass through",
+                    hint=_OTHER,
                 )
             continue
         dim = rule.dims.get(split.dim)
@@ -233,12 +244,17 @@ def check_splits(op: Op, rule: Rule, splits: Splits) -> None:
             raise SplitError(f"{op.name} ({op.target}) has no dim {split.dim!r}", hint=f"its dims are: {names}")
         if dim.whole:
             raise SplitError(
-                f"{op.name} ({op.target}): dim {split.dim!r} must stay whole", f"rule: {rule}", f"axis: {axis}"
+                f"{op.name} ({op.target}): dim {split.dim!r} must stay whole",
+                f"rule: {rule}",
+                f"axis: {axis}",
+                hint=_OTHER,
             )
         if dim.size % (split.extent * split.inner):
-            raise SplitError(f"{op.name}: dim {split.dim!r} of size {dim.size} has no digit {split}")
+            raise SplitError(f"{op.name}: dim {split.dim!r} of size {dim.size} has no digit {split}", hint=_OTHER)
         if split.dim in rule.contiguous and split.extent * split.inner != dim.size:
-            raise SplitError(f"{op.name} ({op.target}): dim {split.dim!r} can only be split into contiguous parts")
+            raise SplitError(
+                f"{op.name} ({op.target}): dim {split.dim!r} can only be split into contiguous parts", hint=_OTHER
+            )
 
 
 @lru_cache(maxsize=65536)

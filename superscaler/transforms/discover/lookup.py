@@ -82,7 +82,11 @@ def search(op: Op, ins: tuple[Shape, ...], outs: tuple[Shape, ...], dtypes: Sequ
         if ending.result is not None:
             break
         if ending.late or ending.attempt is None or len(refused) >= _DEATHS:
-            raise SplitError(f"op {op.target} cannot be executed to discover its rule", f"why: {ending.reason}")
+            raise SplitError(
+                f"op {op.target} cannot be executed to discover its rule",
+                f"why: {ending.reason}",
+                hint="state its rule: @superscaler.op(...)",
+            )
         refused |= {ending.attempt}
     answer = msgspec.json.decode(ending.result, type=_Answer)
     if answer.rule is None:

@@ -106,7 +106,11 @@ def function_of(target: str) -> Function:
         )
     tags = {torch.Tag.nondeterministic_seeded, torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
     if tags & set(found.tags):
-        raise SplitError(f"op {target} is random, or its shapes depend on its data", f"schema: {schema}")
+        raise SplitError(
+            f"op {target} is random, or its shapes depend on its data",
+            f"schema: {schema}",
+            hint="state its rule: @superscaler.op(...)",
+        )
     return found
 
 
@@ -120,7 +124,10 @@ def trial_of(
 ) -> Trial:
     """The op at the first shapes and dtypes at which it runs: small and in float64, if it can."""
     if not ins:
-        raise SplitError(f"op {op.target} has no tensor inputs: it is not executed to discover its rule")
+        raise SplitError(
+            f"op {op.target} has no tensor inputs: it is not executed to discover its rule",
+            hint="state its rule: @superscaler.op(...)",
+        )
     given = tuple(getattr(torch, name) for name in dtypes)
     wide = tuple(torch.float64 if d.is_floating_point else d for d in given)
     reason = "it is too large to be executed at its own shapes"
@@ -166,9 +173,17 @@ def _sound(op: Op, trial: Trial) -> Outputs:
     kept = [x.clone() for x in inputs]
     once, again = trial.run(inputs), trial.run([x.clone() for x in kept])
     if not all(torch.equal(a, b) for a, b in zip(inputs, kept, strict=True)):
-        raise SplitError(f"op {op.target} changes its inputs", f"where: {op.source or op.name}")
+        raise SplitError(
+            f"op {op.target} changes its inputs",
+            f"where: {op.source or op.name}",
+            hint="an op that returns its results",
+        )
     if not all(trial.same(a, b) for a, b in zip(once, again, strict=True)):
-        raise SplitError(f"op {op.target} gives another result each time", f"where: {op.source or op.name}")
+        raise SplitError(
+            f"op {op.target} gives another result each time",
+            f"where: {op.source or op.name}",
+            hint="state its rule: @superscaler.op(...)",
+        )
     if all(x.numel() and bool(x.isnan().all()) for x in once if x.is_floating_point()) and once[0].is_floating_point():
         raise ValueError("it gives nothing but NaN on small integers")
     return once

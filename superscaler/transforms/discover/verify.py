@@ -44,6 +44,7 @@ def verify(graph: Graph, op: Op) -> None:
             f"the rule of op {op.target} is not what the op does: parts of it cannot be executed",
             f"why: {ending.reason}, at {ending.attempt}",
             f"where: {op.source or op.name}",
+            hint="a rule that keeps whole (dim!) what the op needs whole",
         )
     if ending.result:
         what, details, hint = msgspec.json.decode(ending.result, type=tuple[str, tuple[str, ...], str | None])
