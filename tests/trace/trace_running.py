@@ -70,8 +70,9 @@ def assert_same_as_torch(
     model.train(train)
     traced = trace(model, args, kwargs, loss=loss, dtype="f64", mode="train")
     traced.graph.verify()
-    given = [*args, *(value for value in kwargs.values() if isinstance(value, Tensor))]
-    values = run(traced.graph, traced.values(model), [double(value) for value in given if isinstance(value, Tensor)])
+    placed = [value for value in args if isinstance(value, Tensor)]  # what is given by name follows
+    given = [double(value) for value in [*placed, *(kwargs[name] for name in traced.graph.inputs[len(placed) :])]]
+    values = run(traced.graph, traced.values(model), given)
     expected, gradients, reference = plain(model, args, kwargs, loss or loss_of)
     found = values[traced.graph.outputs["loss"]]
     assert abs(found - expected) <= tolerance * abs(expected), (found, expected)
