@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import sys
 import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
 from superscaler.errors import ClusterError, UsageError, did_you_mean
 from superscaler.ir.argument import path_of, shown, whole
+from superscaler.ir.graph import ITEMSIZE
 
 GIB = 1 << 30
 MOST = 1 << 20
@@ -60,6 +62,7 @@ LINKS: dict[str, Link] = {
     "ethernet": Link("ethernet", 1.25e9, 3e-5),
 }
 _LINK_NAMES = ("intra", "inter", "host")
+_KEYS = ("name", "devices", "links", "per_node")
 _PRESET_LINKS = {
     "cpu": ("loopback", "ethernet"),
     "v100": ("nvlink2", "infiniband"),
@@ -162,6 +165,7 @@ class Cluster(msgspec.Struct, frozen=True):
 
 
 def _from_toml(data: dict[str, object], where: str) -> Cluster:
+    _no_others(data, _KEYS, where)
     rows = data.get("devices")
     if not isinstance(rows, list) or not rows:
         raise ClusterError(f"{where}: no [[devices]] table", hint='[[devices]]\nkind = "h100"\ncount = 8')
@@ -176,43 +180,59 @@ def _from_toml(data: dict[str, object], where: str) -> Cluster:
     links = data.get("links", {})
     if not isinstance(links, dict):
         raise ClusterError(f"{where}: [links] must be a table", hint='[links]\nintra = "nvlink4"')
-    default = _PRESET_LINKS.get(kinds[0].name, ("pcie", "ethernet"))
-    intra = _link(links.get("intra", default[0]), f"{where}: links.intra")
-    inter = _link(links.get("inter", default[1]), f"{where}: links.inter")
-    host = _link(links.get("host", _host_link(kinds[0].name)), f"{where}: links.host")
     per_node = data.get("per_node", 8)
-    if not isinstance(per_node, int) or per_node < 1:
+    if not isinstance(per_node, int) or isinstance(per_node, bool) or per_node < 1:
         raise ClusterError(f"{where}: per_node must be a positive integer, not {per_node!r}", hint="per_node = 8")
-    _every_link(links, len(devices), per_node, where)
-    return Cluster(str(data.get("name", Path(where).stem)), tuple(kinds), tuple(devices), per_node, intra, inter, host)
+    _no_others(links, _LINK_NAMES, f"{where}: links")
+    presets = [str(row.get("kind", "cpu")) for row in rows]
+    _every_link(links, presets, len(devices), per_node, where)
+    intra = _link(links.get("intra", _PRESET_LINKS[presets[0]][0]), f"{where}: links.intra")
+    inter = _link(links.get("inter", _PRESET_LINKS[presets[0]][1]), f"{where}: links.inter")
+    host = _link(links.get("host", _host_link(presets[0])), f"{where}: links.host")
+    name = _text(data.get("name", Path(where).stem), f"{where}: name")
+    return Cluster(name, tuple(kinds), tuple(devices), per_node, intra, inter, host)
+
+
+def _no_others(table: Mapping[str, object], known: Iterable[str], where: str) -> None:
+    """What a file says under a name that nobody reads would count for nothing."""
+    for key in table:
+        if key not in known:
+            raise ClusterError(f"{where}: unknown key {key!r}", hint=did_you_mean(key, known))
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise ClusterError(f"{where} must be a text, not {shown(value)}", hint='name = "lab"')
+    return value
 
 
 def _host_link(kind: str) -> str:
     return "memory" if kind == "cpu" else "pcie"
 
 
-def _every_link(links: dict[object, object], devices: int, per_node: int, where: str) -> None:
-    """A file that states links states all that its devices need: none of another preset is put in their place."""
-    for name in links:
-        if name not in _LINK_NAMES:
-            raise ClusterError(f"{where}: unknown link {name!r}", hint=did_you_mean(str(name), _LINK_NAMES))
+def _every_link(links: dict[str, object], presets: list[str], devices: int, per_node: int, where: str) -> None:
+    """A file that states links states all that its devices need: none of another preset is put in their place.
+
+    One that states none has those of its devices' preset; presets with different links have none in common.
+    """
+    mixed = len({_PRESET_LINKS[kind] for kind in presets}) > 1
     for name, used, between in (
         ("intra", min(devices, per_node) > 1, "0 and 1, on one node"),
         ("inter", devices > per_node, f"0 and {per_node}, on different nodes"),
     ):
-        if links and used and name not in links:
+        if used and name not in links and (links or mixed):
+            rest = "" if mixed else ", or no [links] at all"
             raise ClusterError(
-                f"{where}: no link between devices {between}", hint=f"links.{name}, or no [links] at all"
+                f"{where}: no link between devices {between}",
+                *([f"{' and '.join(dict.fromkeys(presets))} have different links of their own"] if mixed else []),
+                hint=f'{name} = "{_PRESET_LINKS[presets[0]][name == "inter"]}" below [links]{rest}',
             )
 
 
 def _device_row(row: object, where: str) -> tuple[Device, int]:
     if not isinstance(row, dict):
         raise ClusterError(f"{where} must be a table", hint='[[devices]]\nkind = "h100"\ncount = 8')
-    known = {"kind", "count", "memory", "flops", "bandwidth", "overhead", "speed", "name"}
-    for key in row:
-        if key not in known:
-            raise ClusterError(f"{where}: unknown key {key!r}", hint=did_you_mean(str(key), known))
+    _no_others(row, ("kind", "count", "memory", "flops", "bandwidth", "overhead", "speed", "name"), where)
     kind = str(row.get("kind", "cpu"))
     if kind not in DEVICES:
         raise ClusterError(f"{where}: unknown kind {kind!r}", hint=did_you_mean(kind, DEVICES))
@@ -226,8 +246,9 @@ def _device_row(row: object, where: str) -> tuple[Device, int]:
             f"{where}: flops must be a table of operations per second by dtype, not {flops!r}",
             hint="flops = {float32 = 1e12}",
         )
+    _no_others(flops, ITEMSIZE, f"{where}: flops")
     changed = {
-        "name": str(row.get("name", base.name)),
+        "name": _text(row.get("name", base.name), f"{where}: name"),
         "memory": bytes_of(row["memory"], f"{where}: memory") if "memory" in row else base.memory,
         "flops": {**base.flops, **{str(d): _positive(v, f"{where}: flops of {d}") for d, v in flops.items()}},
         "bandwidth": _positive(row.get("bandwidth", base.bandwidth), f"{where}: bandwidth"),
@@ -250,6 +271,8 @@ def bytes_of(gib: object, what: str) -> int:
     found = _positive(gib, f"{what} (GiB)")
     if found > _MOST_GIB:
         raise ClusterError(f"{what} must be at most {_MOST_GIB:,} GiB, not {found:g}", hint="it is in GiB: 80.0, say")
+    if found * GIB < 1:
+        raise ClusterError(f"{what} must be at least one byte, not {found:g} GiB", hint="it is in GiB: 80.0, say")
     return int(found * GIB)
 
 
@@ -259,9 +282,10 @@ def _link(value: object, where: str) -> Link:
             raise ClusterError(f"{where}: unknown link class {value!r}", hint=did_you_mean(value, LINKS))
         return LINKS[value]
     if isinstance(value, dict) and {"bandwidth", "latency"} <= set(value):
+        _no_others(value, ("bandwidth", "latency", "name"), where)
         bandwidth = _positive(value["bandwidth"], f"{where}: bandwidth")
         latency = _positive(value["latency"], f"{where}: latency", zero=True)
-        return Link(str(value.get("name", "custom")), bandwidth, latency)
+        return Link(_text(value.get("name", "custom"), f"{where}: name"), bandwidth, latency)
     raise ClusterError(
         f"{where}: give the name of a link class, or bandwidth (bytes/s) and latency (s)",
         hint='intra = "nvlink4", or a table: bandwidth = 450e9, latency = 3e-6',

@@ -74,7 +74,20 @@ def test_mixed_devices_and_links(tmp_path: Path) -> None:
     ("[[devices]]\n[links]\nintra = { bandwidth = 0, latency = 0 }", "bandwidth must be a positive number"),
     ("[[devices]]\n[links]\nintra = { bandwidth = 1, latency = -1 }", "latency must be a positive number"),
     ("[[devices]]\n[links]\nintra = 3", "give the name of a link class"),
-    ("[[devices]]\n[links]\nouter = 'pcie'", "unknown link 'outer'"),
+    ("[[devices]]\n[links]\nouter = 'pcie'", "links: unknown key 'outer'"),
+    ("[[devices]]\n[links]\nintra = { bandwidth = 1, latency = 1, lag = 2 }", "links.intra: unknown key 'lag'"),
+    ("[[devices]]\n[link]\nintra = 'pcie'", "did you mean 'links'"),
+    ("per_nodes = 4\n[[devices]]", "did you mean 'per_node'"),
+    ("[[devices]]\nflops = { flaot32 = 1e12 }", "did you mean 'float32'"),
+    ("[[devices]]\nmemory = 1e-12", "memory must be at least one byte"),
+    ("per_node = true\n[[devices]]", "per_node must be a positive integer"),
+    ("name = 7\n[[devices]]", "name must be a text, not 7"),
+    ("[[devices]]\nname = ['a']", "name must be a text"),
+    ("[[devices]]\nkind = 'h100'\n[[devices]]\nkind = 'a100'", "no link between devices 0 and 1, on one node"),
+    (
+        "per_node = 1\n[[devices]]\nkind = 'h100'\n[[devices]]\nkind = 'cpu'",
+        "no link between devices 0 and 1, on different nodes",
+    ),
     ("[[devices]]\ncount = 16\n[links]\nintra = 'nvlink4'", "no link between devices 0 and 8, on different nodes"),
     ("[[devices]]\ncount = 4\n[links]\ninter = 'ethernet'", "no link between devices 0 and 1, on one node"),
     ("[[devices", "not valid TOML"),
@@ -84,6 +97,19 @@ def test_what_is_wrong_is_named(text: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(ClusterError) as caught:
         load(text, tmp_path)
     assert says in str(caught.value)
+    assert "try: " in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [
+    "[[devices]]\nkind = 'h100'",
+    "[[devices]]\nkind = 'h100'\nname = 'mine'",
+    "[[devices]]\nkind = 'h100'\nspeed = 0.5\n[[devices]]\nkind = 'h200'",
+])  # fmt: skip
+def test_links_that_nobody_states_are_those_of_the_preset_whatever_its_devices_are_called(
+    text: str, tmp_path: Path
+) -> None:
+    cluster = load(text, tmp_path)
+    assert (cluster.intra.name, cluster.inter.name, cluster.host.name) == ("nvlink4", "infiniband", "pcie")
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
