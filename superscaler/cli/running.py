@@ -56,9 +56,10 @@ def run(
         progress(f"reading and checking {file}")
         plan = Plan.load(file)
         _trains(plan)
+        used = costs_of("auto", plan.cluster, plan.workers)  # now, as the place below: not after the last step
         batches = batches_of(plan, data)
         if checkpoint is not None:
-            refuse_place(checkpoint)  # now, not after the last step
+            refuse_place(checkpoint)
         progress(f"starting {plan.workers} workers")
         job = _launched(plan, backend, weights, init_seed, memory)
     with clean_stdout(as_json), job:
@@ -67,7 +68,6 @@ def run(
             job.save_checkpoint(checkpoint)
         if trace is not None:
             _write_trace(job, trace)
-    used = costs_of("auto", plan.cluster, plan.workers)
     _report(file, losses, seconds, simulate(plan, profile=used.profile).seconds, checkpoint, as_json=as_json)
     if not as_json:
         print(used.text(plan))

@@ -7,6 +7,7 @@ import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -19,6 +20,9 @@ MOST = 1 << 20
 """Devices of a cluster, which are listed one by one."""
 _MOST_GIB = 1 << 20
 _LARGEST = sys.float_info.max
+Amount = Annotated[float, msgspec.Meta(ge=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+"""Figures as files may hold them: nothing takes less than no time."""
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -27,18 +31,18 @@ class Device(msgspec.Struct, frozen=True):
 
     name: str
     memory: int
-    flops: dict[str, float]
-    bandwidth: float
-    overhead: float = 0.0
-    speed: float = 1.0
+    flops: dict[str, Positive]
+    bandwidth: Positive
+    overhead: Amount = 0.0
+    speed: Positive = 1.0
 
 
 class Link(msgspec.Struct, frozen=True):
     """One link class. ``bandwidth`` in bytes per second and direction, ``latency`` in seconds."""
 
     name: str
-    bandwidth: float
-    latency: float
+    bandwidth: Positive
+    latency: Amount
 
 
 # Datasheet figures of the vendors (dense rates, no sparsity); efficiency is a matter of `superscaler profile`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from math import prod
 
+from superscaler.errors import ClusterError
 from superscaler.ir.cluster import Cluster, Device, Link
 from superscaler.ir.graph import ITEMSIZE, Graph, Op
 from superscaler.ir.layout import Layout, Shard, Space
@@ -17,6 +18,8 @@ from superscaler.transforms.reshard import MoveKind, seconds
 VIEWS = frozenset({"superscaler.reshape", "superscaler.expand", "aten.permute.default", "superscaler.block"})
 EACH = frozenset({"superscaler.sleep_each", "superscaler.sleep_each_backward"})
 """Ops that sleep so long per element."""
+LONGEST = 10**12
+"""Microseconds of one task: sums of many stay within what is counted exactly."""
 
 
 @lru_cache(maxsize=65536)
@@ -69,6 +72,17 @@ def op_seconds(
     peak = device.flops.get(dtype, device.flops["float32"]) * device.speed
     compute = operations(op, rule) * share / peak
     return max(compute, size / (device.bandwidth * device.speed)) + device.overhead
+
+
+def microseconds(seconds: float, task: str) -> int:
+    """A task's duration as it is scheduled. Raises :class:`ClusterError` for one that takes for ever."""
+    if not seconds * 1e6 <= LONGEST:
+        raise ClusterError(
+            f"{task} would take {seconds:.3g} s, more than {LONGEST / 1e6:,.0f} s",
+            "as predicted from what is said or measured of devices and links",
+            hint="larger figures for flops, bandwidth or speed in the cluster, smaller ones for overhead or latency",
+        )
+    return max(1, round(seconds * 1e6))
 
 
 def held_bytes(tensor: str, layout: Layout, graph: Graph, space: Space) -> int:

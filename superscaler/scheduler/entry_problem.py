@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from superscaler.errors import PlanError, ScheduleError
-from superscaler.ir.cluster import Cluster
+from superscaler.ir.cluster import Cluster, Device
 from superscaler.ir.program import Collective, Commit, Offload, Recv, Send
-from superscaler.scheduler.cost import held_bytes, move_seconds, op_seconds, slowest
+from superscaler.scheduler.cost import held_bytes, microseconds, move_seconds, op_seconds, slowest
 from superscaler.scheduler.problem import Edge, Job, Problem, topological_order
 from superscaler.scheduler.profile import Profile
 from superscaler.transforms.assemble import held
@@ -94,7 +94,8 @@ def entry_problem(lowered: Lowered, cluster: Cluster, profile: Profile | None = 
                 _join(found, first[block], block, key)
                 continue
             together[joint] = len(found.jobs)
-        duration = max(1, round(_block_seconds(lowered, body, cluster, profile) * 1e6))
+        seconds = _block_seconds(lowered, body, cluster, profile)
+        duration = microseconds(seconds, f"the {key.kind} of stage {key.stage}")
         first[block] = len(found.jobs)
         for j in range(lowered.tasks.microbatches) if body.over else (-1,):
             found.jobs.append(_job(found, key, body, duration, j))
@@ -314,10 +315,16 @@ def _size(lowered: Lowered, number: int) -> int:
 
 
 def _block_seconds(lowered: Lowered, body: Body, cluster: Cluster, profile: Profile | None) -> float:
-    """Predicted seconds of one instance of a block: its ops one after another, and its synchronous collectives."""
+    """Predicted seconds of one instance of a block: its ops one after another, and its synchronous collectives.
+
+    On devices of several kinds: what the slowest of them takes, which the others wait for.
+    """
+    kinds = {cluster.devices[device] for device in lowered.tasks.space.mesh(body.key.mesh).devices}
+    return max(_seconds_on(cluster.kinds[kind], lowered, body, cluster, profile) for kind in kinds)
+
+
+def _seconds_on(device: Device, lowered: Lowered, body: Body, cluster: Cluster, profile: Profile | None) -> float:
     tasks = lowered.tasks
-    mesh = tasks.space.mesh(body.key.mesh)
-    device = cluster.device(mesh.devices[0])
     total = 0.0
     for step in body.steps:
         if isinstance(step, Compute):

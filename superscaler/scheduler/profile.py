@@ -16,7 +16,7 @@ import msgspec
 
 from superscaler.errors import ProfileError
 from superscaler.ir.argument import path_of
-from superscaler.ir.cluster import Cluster, Device, Link
+from superscaler.ir.cluster import Amount, Cluster, Device, Link, Positive
 from superscaler.ir.rules.discovered import cache_dir
 from superscaler.ir.writing import write_at_once
 from superscaler.scheduler.machine import Machine
@@ -24,6 +24,7 @@ from superscaler.scheduler.machine import Machine
 VERSION = 2
 """Of what a profile holds; each version is kept apart."""
 _FILE = "the name of a file, in a directory that may be written"
+_HERE = 'superscaler profile measures here; --profile FILE, in Python foreign="warn", uses it anyway'
 
 
 class Profile(msgspec.Struct, frozen=True):
@@ -36,11 +37,11 @@ class Profile(msgspec.Struct, frozen=True):
     machine: Machine
     device: Device
     link: Link | None = None
-    ops: dict[str, float] = {}
-    blocks: dict[str, float] = {}
-    post: float = 0.0
-    moves: dict[str, float] = {}
-    crowd: dict[int, float] = {}
+    ops: dict[str, Amount] = {}
+    blocks: dict[str, Amount] = {}
+    post: Amount = 0.0
+    moves: dict[str, Amount] = {}
+    crowd: dict[int, Positive] = {}
     version: int = VERSION
 
     def merged(self, newer: Profile) -> Profile:
@@ -98,7 +99,7 @@ def load_profile(path: str | Path, here: Machine, *, foreign: Literal["refuse", 
         what = f"the profile {Path(path).name} is of another machine"
         details = (f"it is of {found.machine}", f"this is {here}")
         if foreign == "refuse":
-            raise ProfileError(what, *details, hint='superscaler profile measures here; foreign="warn" uses it anyway')
+            raise ProfileError(what, *details, hint=_HERE)
         warnings.warn("; ".join((what, *details)), stacklevel=2)
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from superscaler.ir.entry import Contents, Entry
 from superscaler.ir.program import Call, Collective, Item, Recv, Send
-from superscaler.scheduler.cost import VIEWS, move_seconds, op_seconds, slowest
+from superscaler.scheduler.cost import VIEWS, microseconds, move_seconds, op_seconds, slowest
 from superscaler.scheduler.keys import Keys, move_key, op_key
 from superscaler.scheduler.profile import Profile
 from superscaler.scheduler.replay import Durations
@@ -45,7 +45,7 @@ class _Durations:
         key = (role, item.block, item.microbatch)
         if key not in self.known:
             seconds = self._computing(role, item) + self._moving(role, item)
-            self.known[key] = max(1, round(seconds * 1e6))
+            self.known[key] = microseconds(seconds, self.keys[role].program.blocks[item.block].name)
         return self.known[key]
 
     def _computing(self, role: int, item: Item) -> float:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from superscaler.ir.plan import Plan
+from superscaler.scheduler.machine import this_machine
+from superscaler.scheduler.profile import profile_path
 from tests.cli.conftest import Command
 
 INLINE = ("--backend", "inline", "--steps", "2")
@@ -32,6 +34,19 @@ def test_json_is_one_object_and_the_same_seed_gives_the_same_losses(superscaler:
     )
     assert first["losses"] == again["losses"] != other["losses"]
     assert first["steps"] == len(first["seconds"]) == 2
+
+
+def test_a_broken_profile_is_told_before_the_first_step_and_not_after_the_last(
+    superscaler: Command, tiny_plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUPERSCALER_CACHE", str(tmp_path))
+    kept = profile_path(this_machine(4))
+    kept.parent.mkdir(parents=True)
+    kept.write_text("{")
+    said = superscaler("run", tiny_plan, *INLINE)
+    assert said.code == 1
+    assert said.out == ""
+    assert "is no profile" in said.err
 
 
 @pytest.mark.parametrize("source", [{}, 5, [], {"name": "gpt", "preset": None, "set": [1], "batch": "8"}])

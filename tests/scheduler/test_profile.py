@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import superscaler as ss
-from superscaler.errors import ProfileError
+from superscaler.errors import ClusterError, ProfileError
 from superscaler.ir.cluster import DEVICES, Link
 from superscaler.models import build
 from superscaler.scheduler.cost import VIEWS
@@ -78,6 +78,26 @@ def test_what_is_no_profile(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         save_profile(EMPTY, path)  # a broken one is replaced
         assert load_profile(path, HERE) == EMPTY
+
+
+@pytest.mark.parametrize("said", [
+    {"ops": {"x": -1.0}}, {"blocks": {"x": -1.0}}, {"moves": {"x": -1.0}}, {"post": -1.0}, {"crowd": {"2": 0.0}},
+    {"link": {"name": "lo", "bandwidth": 0.0, "latency": 0.0}},
+    {"device": {"name": "cpu", "memory": 1, "flops": {"float32": 0.0}, "bandwidth": 1.0}},
+])  # fmt: skip
+def test_nothing_takes_less_than_no_time(tmp_path: Path, said: dict[str, object]) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(msgspec.json.encode(msgspec.to_builtins(EMPTY) | said))
+    with pytest.raises(ProfileError, match="is no profile") as refused:
+        load_profile(path, HERE)
+    assert f"$.{next(iter(said))}" in str(refused.value)
+
+
+def test_a_task_that_would_take_for_ever(tmp_path: Path) -> None:
+    found = plan()
+    path = save_profile(msgspec.structs.replace(EMPTY, blocks=blocks(found, 1e300)), tmp_path / "a.json")
+    with pytest.raises(ClusterError, match=r"would take 1e\+300 s"):
+        ss.simulate(found, profile=load_profile(path, HERE))
 
 
 def test_keys_tell_shapes_and_dtypes_apart_and_equal_layers_not() -> None:
