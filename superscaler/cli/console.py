@@ -7,10 +7,11 @@ import json
 import sys
 import threading
 from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from superscaler.errors import SuperscalerError
+from superscaler.errors import SuperscalerError, UsageError
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -63,6 +64,14 @@ def writing(path: object) -> Generator[None]:
             f"{e.strerror or e}",
             hint="the name of a file, in a directory that exists, with enough space",
         ) from e
+
+
+def refuse_suffix(option: str, path: Path | None, suffix: str) -> None:
+    """A file that is called what it is not would not be opened as what it is. Raises :class:`UsageError`."""
+    if path is not None and path.suffix.lower() != suffix:
+        raise UsageError(
+            f"{option} {path}: what is written is {suffix[1:].upper()}", hint=f"{option} {path.with_suffix(suffix)}"
+        )
 
 
 class Progress:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from superscaler.cli.console import Progress, print_json, writing
+from superscaler.cli.console import Progress, print_json, refuse_suffix, writing
 
 
 def schedule(
@@ -36,6 +36,7 @@ def schedule(
     from superscaler.scheduler.pipeline import PipelineProblem
     from superscaler.viz import pipeline_view
 
+    refuse_suffix("--png", png, ".png")
     said = playground.read_costs(costs) if costs is not None else {}
     problem = PipelineProblem(
         stages,

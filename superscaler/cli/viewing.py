@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from superscaler.cli import costs
-from superscaler.cli.console import Progress, print_json, print_table, writing
+from superscaler.cli.console import Progress, print_json, print_table, refuse_suffix, writing
 
 if TYPE_CHECKING:
     from superscaler.ir.plan import Plan
@@ -85,6 +85,8 @@ def show(
     from superscaler.scheduler.measured import measured, read_trace
     from superscaler.scheduler.simulate import simulate as predict
 
+    refuse_suffix("--png", png, ".png")
+    refuse_suffix("--html", html, ".html")
     plan = _load(file)
     ran = measured(plan, read_trace(trace)) if trace is not None else None
     timeline = predict(plan, entry if ran is None else ran.entry)

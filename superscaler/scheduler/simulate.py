@@ -67,14 +67,23 @@ def _role(
     critical: frozenset[int],
 ) -> RoleTimeline:
     spans = _spans(program, run, index, critical)
-    busy: dict[str, int] = {}
-    for span in spans:
-        busy[span.lane] = busy.get(span.lane, 0) + span.end - span.start
+    busy = _busy(spans)
     bubble = 1.0 - busy.get("compute", 0) / makespan if makespan else 0.0
     state = max((held.get(worker, 0) for worker in program.workers), default=0)
     return RoleTimeline(
         program.workers, spans, busy, bubble, state, program.arena, program.peak, _levels(entry, program, spans, state)
     )
+
+
+def _busy(spans: tuple[Span, ...]) -> dict[str, int]:
+    """How long something happens on each lane. Messages are under way at the same time: that time counts once."""
+    busy: dict[str, int] = {}
+    until: dict[str, int] = {}
+    for span in sorted(spans, key=lambda span: span.start):
+        begin = max(span.start, until.get(span.lane, 0))
+        busy[span.lane] = busy.get(span.lane, 0) + max(0, span.end - begin)
+        until[span.lane] = max(begin, span.end)
+    return busy
 
 
 def _spans(program: Program, run: Replay, index: int, critical: frozenset[int]) -> tuple[Span, ...]:

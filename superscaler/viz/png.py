@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 13.0  # inches
+LEFT, RIGHT = 0.115, 0.985  # of the lanes, in widths of the picture
+LETTERS, SMALLEST = 7.5, 4.0  # points
 GAP = 0.35  # between workers, in heights of a compute row
 INK = "#2b2b2b"
 IDLE = "#f3f3f1"
@@ -38,7 +40,7 @@ def _figure(chart: Chart) -> Figure:
     figure = Figure(figsize=(WIDTH, height), facecolor="white")
     grid: Any = figure.add_gridspec(
         2 if curves else 1, 1, height_ratios=[lanes, below] if curves else [lanes], hspace=0.28 * 2 / (lanes + below),
-        left=0.115, right=0.985, top=1 - 0.72 / height, bottom=0.98 / height,
+        left=LEFT, right=RIGHT, top=1 - 0.72 / height, bottom=0.98 / height,
     )  # fmt: skip
     axes: Axes = figure.add_subplot(grid[0])
     unit, scale = unit_of(chart)
@@ -49,8 +51,8 @@ def _figure(chart: Chart) -> Figure:
         _memory(last, chart, scale)
         axes.tick_params(labelbottom=False)
     last.set_xlabel(unit, color=INK, fontsize=9)
-    figure.text(0.115, 1 - 0.3 / height, chart.title, fontsize=13, fontweight="bold", color=INK)
-    figure.text(0.115, 1 - 0.55 / height, chart.subtitle, fontsize=9.5, color="#666666")
+    figure.text(LEFT, 1 - 0.3 / height, chart.title, fontsize=13, fontweight="bold", color=INK)
+    figure.text(LEFT, 1 - 0.55 / height, chart.subtitle, fontsize=9.5, color="#666666")
     _legend(figure, chart, height)
     return figure
 
@@ -107,11 +109,18 @@ def _bars(axes: Axes, chart: Chart, tops: list[float], scale: float, kind: str, 
 
 def _label(axes: Axes, bar: Bar, top: float, height: float, scale: float, length: float) -> None:
     share = (bar.end - bar.start) / scale / length
-    if not bar.label or height < 1 or share < 0.0055 * len(bar.label) + 0.002:
+    size = label_size(bar.label, share * WIDTH * (RIGHT - LEFT) * 72)
+    if height < 1 or not size:
         return
     middle = (bar.start + bar.end) / 2 / scale
     ink = INK if bar.kind in DARK_ON else "white"
-    axes.text(middle, top + height / 2, bar.label, ha="center", va="center", fontsize=7.5, color=ink)
+    axes.text(middle, top + height / 2, bar.label, ha="center", va="center", fontsize=size, color=ink)
+
+
+def label_size(label: str, width: float) -> float:
+    """The size of letters at which ``label`` fits into so many points; 0 if it could not be read."""
+    fitting = min(LETTERS, (width - 1.0) / (0.6 * len(label))) if label else 0.0
+    return fitting if fitting >= SMALLEST else 0.0
 
 
 def _memory(axes: Axes, chart: Chart, scale: float) -> None:

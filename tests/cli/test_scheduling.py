@@ -39,6 +39,14 @@ def test_a_picture(superscaler: Command, tmp_path: Path) -> None:
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("name", ["s.jpg", "s.svg", "s.xyz", "s", "png"])
+def test_a_file_that_would_not_open_as_the_picture_it_is(name: str, superscaler: Command, tmp_path: Path) -> None:
+    said = superscaler("schedule", "--stages", "2", "--microbatches", "3", "--png", tmp_path / name)
+    assert said.code == 2
+    assert f"try: --png {tmp_path / name}"[: -len(Path(name).suffix) or None] in said.err
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

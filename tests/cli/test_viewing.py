@@ -99,6 +99,16 @@ def test_show_draws(superscaler: Command, tiny_plan: Path, tmp_path: Path) -> No
     assert json.loads(files[2].read_text())["traceEvents"]
 
 
+@pytest.mark.parametrize(("option", "name"), [("--png", "t.html"), ("--html", "t.png"), ("--png", "t.jpeg")])
+def test_a_drawing_is_called_what_it_is(
+    option: str, name: str, superscaler: Command, tiny_plan: Path, tmp_path: Path
+) -> None:
+    said = superscaler("show", tiny_plan, option, tmp_path / name)
+    assert said.code == 2
+    assert f"try: {option} {tmp_path / 't'}.{option[2:]}" in said.err
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_picture_that_cannot_be_written(superscaler: Command, tiny_plan: Path) -> None:
     said = superscaler("show", tiny_plan, "--png", "/nowhere/t.png")
     assert said.code == 1

@@ -86,7 +86,8 @@ def test_whatever_the_durations_the_simulated_course_is_possible(make, data) -> 
         assert all(a.end <= b.start for a, b in pairwise(compute))
         items = plan.entries[timeline.entry].programs[number].order
         assert all(s.end - s.start == drawn(number, items[s.item]) for s in compute)
-        assert timeline.makespan >= sum(s.end - s.start for s in compute)
+        assert role.busy.get("compute", 0) == sum(s.end - s.start for s in compute)
+        assert all(0 <= busy <= timeline.makespan for busy in role.busy.values())
     chain = [timeline.roles[r].spans[i] for r, i in timeline.critical]
     assert chain[-1].end == timeline.makespan
     assert chain[0].start == 0

@@ -17,7 +17,7 @@ from superscaler.viz.chart import Bar, Chart, Row, colour, legend_name, spell
 from superscaler.viz.html import page, write_html
 from superscaler.viz.perfetto import events
 from superscaler.viz.plan_timeline import chart
-from superscaler.viz.png import write_png
+from superscaler.viz.png import label_size, write_png
 from superscaler.viz.text_timeline import text_timeline
 from tests.golden import assert_golden
 
@@ -86,6 +86,12 @@ def test_a_png_is_as_high_as_it_has_rows(tmp_path: Path) -> None:
         sizes.append(struct.unpack(">II", data[16:24]))
     assert sizes[0][0] == sizes[1][0]
     assert sizes[0][1] < sizes[1][1]
+
+
+def test_numbers_shrink_to_the_room_that_there_is() -> None:
+    assert label_size("7", 20) == label_size("12", 20)
+    assert label_size("7", 8) > label_size("12", 8) > 0
+    assert label_size("1024", 8) == label_size("", 8) == 0
 
 
 def test_an_empty_chart_is_drawn_too(tmp_path: Path) -> None:
