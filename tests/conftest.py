@@ -7,3 +7,5 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Without a GPU our kernels run in Triton's interpreter.
 if not os.path.exists("/dev/nvidiactl"):
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+pytest_plugins = ["tests.endings"]
