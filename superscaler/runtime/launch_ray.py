@@ -33,6 +33,7 @@ from superscaler.runtime.binding import program_of
 from superscaler.runtime.crew import Inputs
 from superscaler.runtime.custom import users_ops
 from superscaler.runtime.execution import task_name
+from superscaler.runtime.fault_handlers import FaultHandlers, put_back
 from superscaler.runtime.progress import Progress
 from superscaler.runtime.signals import deferred, exit_when_terminated
 from superscaler.runtime.station import Outcome, Station, pack, unpack
@@ -45,6 +46,7 @@ AGAIN = "launch the plan again; load_checkpoint(...) goes on from the last check
 GRACE = 4.0  # seconds in which the cause of a failure may show up behind its consequences
 INLINE = 64 << 10  # bytes of an input that go with the call itself
 STORE = 128 << 20  # bytes of the object store of a Ray that we start
+SHUTDOWN = 30.0  # seconds for Ray to end by itself
 PLACE = "/tmp"  # of its files: sockets are among them, whose paths are limited to about a hundred characters
 
 
@@ -59,6 +61,7 @@ class Cluster:
     _directory: ClassVar[Path | None] = None  # where that Ray keeps its files
     _lock_of_directory: ClassVar[int] = -1
     _process: ClassVar[int] = -1  # which started it: forks do not end it
+    _handlers: ClassVar[FaultHandlers]
 
     def __init__(self, workers: int) -> None:
         with self._lock:
@@ -83,9 +86,11 @@ class Cluster:
             with deferred():
                 cls._directory, cls._lock_of_directory = _own_directory()
                 cls._process = os.getpid()
+                cls._handlers = FaultHandlers()
             cpus, place = max(workers, os.cpu_count() or 1), str(cls._directory)
             with exit_when_terminated():
                 ray.init(num_cpus=cpus, object_store_memory=STORE, include_dashboard=False, _temp_dir=place, **quiet)
+            cls._handlers.begun()
         except BaseException:
             cls._stop()
             raise
@@ -96,7 +101,9 @@ class Cluster:
         with deferred() as defer:
             directory, cls._directory = cls._directory, None
             family = [] if directory is None else _family(directory)
+            handlers = {} if directory is None else cls._handlers.kept()
             _shut_down(defer)
+            put_back(handlers)
             if directory is not None:
                 _end(family + _family(directory))
                 shutil.rmtree(directory, ignore_errors=True)
@@ -122,14 +129,18 @@ atexit.register(Cluster.leave)
 
 
 def _shut_down(defer: Callable[[], None]) -> None:
-    """Ray's core takes the handler of SIGTERM away as it ends, with its processes still there: set it again."""
-    ending = threading.Thread(target=ray.shutdown)
+    """Ray's core takes the handler of SIGTERM away as it ends, with its processes still there: set it again.
+
+    A Ray that does not answer is left alone: ending its processes is what comes next.
+    """
+    ending = threading.Thread(target=ray.shutdown, daemon=True)
     try:
         ending.start()
     except RuntimeError:  # Python 3.12 has no new threads while it exits
         ray.shutdown()
         return
-    while ending.is_alive():
+    limit = time.monotonic() + SHUTDOWN
+    while ending.is_alive() and time.monotonic() < limit:
         defer()
         ending.join(0.005)
 

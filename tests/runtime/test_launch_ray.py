@@ -27,6 +27,7 @@ from superscaler.models import build
 from superscaler.plans import data_parallel
 from superscaler.runtime import launch_ray
 from superscaler.runtime.custom import op
+from superscaler.runtime.fault_handlers import functions
 from superscaler.runtime.launch import launch
 from superscaler.transforms.optimize import AdamW
 from tests.exact import Subject, compare
@@ -263,3 +264,19 @@ def test_a_ray_of_its_own_ends_with_the_job() -> None:
     assert not ray.is_initialized()
     assert descendants() == []
     assert leftovers() <= before
+
+
+def test_a_ray_of_its_own_leaves_the_handlers_of_faults() -> None:
+    before = functions()
+    with launch(plans.pipelined(), plans.Reference()) as job:
+        job.step(plans.batch())
+    assert functions() == before
+
+
+def test_a_ray_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    stuck = threading.Event()
+    monkeypatch.setattr(launch_ray, "SHUTDOWN", 0.05)
+    monkeypatch.setattr(ray, "shutdown", lambda: stuck.wait(60))
+    launch_ray._shut_down(lambda: None)  # pyright: ignore[reportPrivateUsage]
+    assert not stuck.is_set()
+    stuck.set()
