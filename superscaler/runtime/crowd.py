@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 from time import perf_counter
 
 import msgspec
@@ -19,10 +19,9 @@ import torch.distributed as dist
 
 from superscaler.ir import plan_file
 from superscaler.ir.plan import Plan
-from superscaler.runtime.comm import Key
 from superscaler.runtime.distributed import connect, disconnect
 from superscaler.runtime.execution import Execution
-from superscaler.runtime.moves import Body, InGroups, bodies, crew_comm, keyed, measure_moves
+from superscaler.runtime.moves import InPlace, bodies, crew_comm, keyed, measure_moves
 from superscaler.runtime.processes import MOST, together
 from superscaler.runtime.worker import WorkerOptions, make_worker
 from superscaler.scheduler.keys import Keys
@@ -63,19 +62,19 @@ class Seen(msgspec.Struct, frozen=True):
     moves: dict[str, float]
 
     @classmethod
-    def typical(cls, each: Sequence[Seen]) -> Seen:
-        """The medians; of a collective, by those that groups did not leave alone."""
+    def mean(cls, each: Sequence[Seen]) -> Seen:
+        """Of many runs; of a collective, by those that groups did not leave alone."""
         keys = {key for seen in each for key in seen.moves}
-        moves = {key: median(seen.moves[key] for seen in each if key in seen.moves) for key in keys}
-        return cls(median(seen.bodies for seen in each), moves)
+        moves = {key: fmean(seen.moves[key] for seen in each if key in seen.moves) for key in keys}
+        return cls(fmean(seen.bodies for seen in each), moves)
 
 
 class Sharing(msgspec.Struct, frozen=True):
-    """What it costs to share cores. ``tasks``: how many times longer tasks take, by how many workers compute;
-    ``moves``: how many times longer the whole crew's collectives."""
+    """What it costs to share cores. ``slowdown``: how many times longer tasks take, by how many workers compute;
+    ``alone``: seconds of a run's collectives by key, as far as they take longer by the same factor."""
 
-    tasks: dict[int, float]
-    moves: float
+    slowdown: dict[int, float]
+    alone: dict[str, float]
 
     @classmethod
     def of(cls, seen: Mapping[int, Seen]) -> Sharing:
@@ -85,16 +84,22 @@ class Sharing(msgspec.Struct, frozen=True):
         that take longer by a factor. Where a collective has the fewest members, it is said to take as many times longer
         than alone as the bodies do.
         """
-        alone, whole = dict[str, float](), seen[max(seen)]
-        for _, here in sorted(seen.items()):
-            bodies = here.bodies / seen[1].bodies if seen[1].bodies else 1.0
-            alone |= {key: seconds / bodies for key, seconds in here.moves.items() if key not in alone}
-        tasks: dict[int, float] = {}
+        alone, slowdown = dict[str, float](), dict[int, float]()
         for busy, here in sorted(seen.items()):
+            longer = here.bodies / seen[1].bodies if seen[1].bodies else 1.0
+            alone |= {key: seconds / longer for key, seconds in here.moves.items() if key not in alone}
             one = seen[1].bodies + sum(alone[key] for key in here.moves)
-            tasks[busy] = max(1.0, (here.bodies + sum(here.moves.values())) / one) if one else 1.0
-        least = sum(alone[key] for key in whole.moves)
-        return cls(tasks, sum(whole.moves.values()) / least if least else tasks[max(seen)])
+            slowdown[busy] = max(1.0, (here.bodies + sum(here.moves.values())) / one) if one else 1.0
+        return cls(slowdown, alone)
+
+    def without(self, moves: Mapping[str, float], met: Sequence[str]) -> dict[str, float]:
+        """Seconds of collectives by key as far as simulation will make them longer again, from those of the whole crew.
+
+        ``met``: the keys of a run's collectives, each as often as it is carried out.
+        """
+        seen = sum(moves[key] for key in met if key in self.alone)
+        factor = sum(self.alone.values()) / seen if seen else 1.0 / self.slowdown[max(self.slowdown)]
+        return {key: seconds * factor for key, seconds in moves.items()}
 
 
 def _main(worker: int, port: int, path: str) -> None:
@@ -102,69 +107,73 @@ def _main(worker: int, port: int, path: str) -> None:
     workers = min(plan.workers, MOST)
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
     connect(worker, workers, "127.0.0.1", port, device=torch.device("cpu"), limit=_LIMIT)
+    name = "train" if "train" in plan.entries else next(iter(plan.entries))
+    keys = Keys(plan, plan.entries[name], plan.entries[name].programs[0])
     try:
         with torch.no_grad():
-            sharing = Sharing.of(_together(plan, worker, workers))
+            sharing = Sharing.of(_together(plan, name, keys, worker, workers))
             found = measure_moves(plan, worker, workers, limit=_LIMIT)
-            # Simulation slows down what workers do side by side, their collectives included.
-            moves = {key: taken / sharing.moves for key, taken in found.moves.items()}
     finally:
         disconnect()
     if worker == 0:
-        print(msgspec.json.encode(Crowd(moves, found.post, sharing.tasks)).decode())
+        moves = sharing.without(found.moves, _met(keys))
+        print(msgspec.json.encode(Crowd(moves, found.post, sharing.slowdown)).decode())
 
 
-def _together(plan: Plan, worker: int, workers: int) -> dict[int, Seen]:
-    """The first worker's part of the plan, run by 1, 2, … of the crew at once: collectives in groups of these, messages
-    over at once. Two turns of it: the machine is not the same a second later."""
-    name = "train" if "train" in plan.entries else next(iter(plan.entries))
-    in_groups = InGroups(crew_comm(plan, worker, workers, _LIMIT), worker, workers)
+def _together(plan: Plan, name: str, keys: Keys, worker: int, workers: int) -> dict[int, Seen]:
+    """The first role's part of an entry, run by 1, 2, … of the crew at once, its communication among these. Two turns
+    of it: the machine is not the same a second later."""
+    in_place = InPlace(crew_comm(plan, worker, workers, _LIMIT), worker, workers)
     found: dict[int, list[Seen]] = {n: [] for n in (1, 2, 3, 4, 6, 8, 12, 16, workers) if n <= workers}
-    mine = make_worker(plan, 0, in_groups, WorkerOptions("cpu"))
-    execution = mine.entries[name]
-    items = bodies(Keys(plan, plan.entries[name], execution.program))
-    keys = keyed(Keys(plan, plan.entries[name], execution.program))
+    mine = make_worker(plan, keys.worker, in_place, WorkerOptions("cpu"))
     try:
         for busy in sorted(found) * 2:
-            in_groups.workers = busy
-            for _ in _runs(in_groups, execution, worker < busy):
-                found[busy].append(_seen(in_groups, execution, items, keys))
+            in_place.workers = busy
+            for _ in _runs(in_place, mine.entries[name], worker < busy):
+                found[busy].append(_seen(in_place, mine.entries[name], keys))
     finally:
         mine.close()
-    return _typical(found, workers)
+    return _mean(found, workers)
 
 
-def _runs(in_groups: InGroups, execution: Execution, takes_part: bool) -> Iterator[None]:
+def _runs(in_place: InPlace, execution: Execution, takes_part: bool) -> Iterator[None]:
     """Runs of an entry by some of the crew, as many by each, while the others wait."""
     start = perf_counter()
     if takes_part:
-        in_groups.run([execution])
+        in_place.run([execution])
     count = torch.tensor(max(_FEWEST, round(_ROUND / (perf_counter() - start))))
     dist.broadcast(count, 0)
     dist.barrier()
     for _ in range(int(count) if takes_part else 0):
-        in_groups.seconds.clear()
-        in_groups.run([execution])
+        in_place.seconds.clear()
+        in_place.waits.clear()
+        in_place.run([execution])
         yield
     dist.barrier()
 
 
-def _seen(in_groups: InGroups, execution: Execution, items: Sequence[Body], keys: Mapping[Key, str]) -> Seen:
+def _met(keys: Keys) -> list[str]:
+    """The keys of the collectives in tasks, each as often as it is carried out."""
+    by = keyed(keys)
+    return [by[at] for task, met in bodies(keys) if task for at in met]
+
+
+def _seen(in_place: InPlace, execution: Execution, keys: Keys) -> Seen:
     """The last run."""
-    total, moves = 0.0, dict[str, float]()
-    for (key, met), (start, end) in zip(items, execution.clock.times(), strict=True):
-        if key:
+    total, moves, by = 0.0, dict[str, float](), keyed(keys)
+    for (task, met), (start, end) in zip(bodies(keys), execution.clock.times(), strict=True):
+        if task:
             total += (end - start) / 1e9
-            for at in met:
-                moves[keys[at]] = moves.get(keys[at], 0.0) + in_groups.seconds.get(at, 0.0)
-    return Seen(total - sum(moves.values()), {key: seconds for key, seconds in moves.items() if seconds})
+            for at in in_place.seconds.keys() & met:
+                moves[by[at]] = moves.get(by[at], 0.0) + in_place.seconds[at]
+    return Seen(total - sum(moves.values()), moves)
 
 
-def _typical(mine: dict[int, list[Seen]], workers: int) -> dict[int, Seen]:
+def _mean(mine: dict[int, list[Seen]], workers: int) -> dict[int, Seen]:
     """Of all that the crew has seen."""
     every: list[dict[int, list[Seen]]] = [{}] * workers
     dist.all_gather_object(every, mine)
-    return {busy: Seen.typical([seen for found in every for seen in found[busy]]) for busy in mine}
+    return {busy: Seen.mean([seen for found in every for seen in found[busy]]) for busy in mine}
 
 
 if __name__ == "__main__":

@@ -238,17 +238,41 @@ class _Waited:
         self.waits.append((start, perf_counter_ns()))
 
 
-class InGroups(Rehearsal):
-    """A rehearsal whose collectives are carried out within the crew, in groups of the same size, and timed.
+class InPlace(Rehearsal):
+    """A rehearsal whose communication is carried out within the crew: collectives in groups of the same size, timed,
+    messages between neighbours.
 
-    ``seconds``: what the collectives of a run took, by number and micro-batch. A crew that groups do not divide leaves
-    the last of it alone.
+    ``seconds``: what the collectives of a run took, by number and micro-batch. ``waits``: from when to when messages
+    were waited for, in nanoseconds. A crew that groups do not divide leaves the last of it alone.
     """
 
     def __init__(self, comm: Comm, worker: int, workers: int) -> None:
         super().__init__(comm)
         self.worker, self.workers = worker, workers
         self.seconds: dict[Key, float] = defaultdict(float)
+        self.waits: Times = []
+        self.turn = 0
+
+    def send(self, tensor: Tensor, peer: int, key: Key) -> Handle | None:
+        return self._exchange(tensor, torch.empty_like(tensor), key)
+
+    def recv(self, tensor: Tensor, peer: int, key: Key) -> Handle:
+        handle = self._exchange(tensor.zero_(), tensor, key)
+        return OVER if handle is None else handle
+
+    def _exchange(self, source: Tensor, target: Tensor, key: Key) -> Handle | None:
+        """Whichever end of a message it is: by turns it goes up to one neighbour, or comes from the other."""
+        self.turn += 1
+        gives = (self.worker + self.turn) % 2 == 0
+        other = self.worker + (1 if gives else -1)
+        if not 0 <= other < self.workers:
+            if self.workers % 2:
+                return None
+            other %= self.workers
+        if not gives:
+            return _Waited(self.comm.recv(target, other, key), self.waits)
+        handle = self.comm.send(source, other, key)
+        return None if handle is None else _Waited(handle, self.waits)
 
     def _group(self, ways: int) -> Group:
         first = self.worker // ways * ways
@@ -290,36 +314,3 @@ class InGroups(Rehearsal):
         size = min(out.numel(), tensor.numel()) // len(crew)
         each, whole = [size] * len(crew), size * len(crew)
         return self._timed(key, lambda: self.comm.all_to_all(out[:whole], tensor[:whole], each, each, crew, key))
-
-
-class InPlace(InGroups):
-    """A rehearsal all of whose communication is carried out within the crew, messages between neighbours.
-
-    ``waits``: from when to when messages were waited for, in nanoseconds.
-    """
-
-    def __init__(self, comm: Comm, worker: int, workers: int) -> None:
-        super().__init__(comm, worker, workers)
-        self.waits: Times = []
-        self.turn = 0
-
-    def send(self, tensor: Tensor, peer: int, key: Key) -> Handle | None:
-        return self._exchange(tensor, torch.empty_like(tensor), key)
-
-    def recv(self, tensor: Tensor, peer: int, key: Key) -> Handle:
-        handle = self._exchange(tensor.zero_(), tensor, key)
-        return OVER if handle is None else handle
-
-    def _exchange(self, source: Tensor, target: Tensor, key: Key) -> Handle | None:
-        """Whichever end of a message it is: by turns it goes up to one neighbour, or comes from the other."""
-        self.turn += 1
-        gives = (self.worker + self.turn) % 2 == 0
-        other = self.worker + (1 if gives else -1)
-        if not 0 <= other < self.workers:
-            if self.workers % 2:
-                return None
-            other %= self.workers
-        if not gives:
-            return _Waited(self.comm.recv(target, other, key), self.waits)
-        handle = self.comm.send(source, other, key)
-        return None if handle is None else _Waited(handle, self.waits)
