@@ -244,7 +244,11 @@ def _union(spaces: Any) -> Space:
     for space in spaces:
         for axis in space.axes:
             if axes.setdefault(axis.name, axis) != axis:
-                raise PlanError(f"axis {axis.name!r} differs between the entries of the plan")
+                raise PlanError(
+                    f"axis {axis.name!r} differs between the entries of the plan",
+                    f"it is {axes[axis.name]} in one and {axis} in another",
+                    hint="the same ways whatever the graph is, or evaluate=False",
+                )
         for mesh in space.meshes:
             if meshes.setdefault(mesh.name, mesh) != mesh:
                 raise PlanError(f"mesh {mesh.name!r} differs between the entries of the plan")

@@ -52,7 +52,9 @@ def _numbers(given: str | None) -> tuple[int, ...]:
 
 
 def _wrong(number: int, line: str, what: str) -> UsageError:
-    return UsageError(f"line {number}: this is no line of a {what}", line.strip()[:200])
+    return UsageError(
+        f"line {number}: this is no line of a {what}", line.strip()[:200], hint=f"what str() of a {what} gives"
+    )
 
 
 # --- graphs -----------------------------------------------------------------------------------------------------------

@@ -61,11 +61,17 @@ Named = tuple[str, tuple[tuple[str, int], ...]]
 
 @dataclass
 class Assignments:
-    """What was assigned so far. ``stages``: by the stage's number."""
+    """What was assigned so far. ``stages``: by the stage's number. ``loose``: parts of which nothing was assigned."""
 
     stages: dict[int, Place] = field(default_factory=dict[int, Place])
     parts: list[tuple[Parts, tuple[int, ...]]] = field(default_factory=list[tuple[Parts, tuple[int, ...]]])
     singly: dict[Named, tuple[Parts, dict[int, int]]] = field(default_factory=dict[Named, tuple[Parts, dict[int, int]]])
+    loose: dict[str, Parts] = field(default_factory=dict[str, Parts])
+
+    def awaited(self, parts: Parts) -> Parts:
+        """Parts along no axis, which only count once they are assigned."""
+        self.loose[parts.op.name] = parts
+        return parts
 
     def add(self, parts: Parts, devices: tuple[int, ...]) -> None:
         """Zip the parts of an op with devices."""
@@ -74,11 +80,13 @@ class Assignments:
                 f"{parts.op.name} has {len(parts)} parts for {len(devices)} devices",
                 hint="assign zips parts and devices: give as many of each (p.replicate(op, ways): each the whole op)",
             )
+        self.loose.pop(parts.op.name, None)
         self.parts.append((parts, devices))
 
     def add_part(self, part: Part, device: int) -> None:
         """Put one part of an op on a device; the others are to follow."""
         whole = part.parts
+        self.loose.pop(whole.op.name, None)
         self.singly.setdefault((whole.op.name, whole.splits), (whole, {}))[1][part.index] = device
 
     def factors(self) -> Iterator[tuple[Op, Place, list[Factor]]]:
@@ -87,6 +95,12 @@ class Assignments:
         The axes of a list of devices are a chain of factors that the parts of all its ops refine to. Raises
         :class:`SplitError` if they do not, :class:`PlanError` for a part that is nowhere or devices shared unevenly.
         """
+        for loose in self.loose.values():
+            raise PlanError(
+                f"{loose.op.name} has {len(loose)} parts, which are assigned to no device",
+                loose.op.where,
+                hint="p.assign(parts, devices), or split along axis=NAME",
+            )
         lists: dict[tuple[int, ...], list[tuple[Op, list[Factor]]]] = {}
         for parts, devices in [*self.parts, *map(_together, self.singly.values())]:
             distinct = tuple(dict.fromkeys(devices))

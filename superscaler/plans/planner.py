@@ -110,7 +110,8 @@ class Planner(GraphView):
         if axis is not None:
             self.axis(axis, ways)
             self._said.anchors.append((axis, parts.op.name, self._said.next_digit(parts.op, dim, ways)))
-        return Parts(parts.op, (*parts.splits, (dim, ways)))
+        found = Parts(parts.op, (*parts.splits, (dim, ways)))
+        return found if axis is not None else self._said.assigned.awaited(found)
 
     def prefer(self, op: Op, dim: str, ways: int, *, axis: str) -> None:
         """Split ``op`` so if nothing said before has decided about it, and if its rule allows it."""
@@ -139,7 +140,8 @@ class Planner(GraphView):
             raise PlanError(f"{op.name} cannot be replicated {ways} ways", op.where, hint="ways=1: once")
         if axis is not None:
             self._said.anchors.append((axis, op.name, None))
-        return Parts(op, ((WHOLE, ways),))
+        found = Parts(op, ((WHOLE, ways),))
+        return found if axis is not None else self._said.assigned.awaited(found)
 
     def split_batch(self, ways: int, *, axis: str = "data") -> None:
         """Split the batch ``ways`` ways: the first dim of every input that has it. Again on another axis: inside."""
@@ -202,6 +204,8 @@ class Planner(GraphView):
             self._assign_stage(what, Place(listed, tuple(_several(axes, "axes"))))
             return
         each = list(what) if isinstance(what, list | tuple) else [what]
+        if not each:
+            raise PlanError("there is nothing to assign: an empty list", hint="p.find(...) that finds an op")
         single = [part for part in each if isinstance(part, Part)]
         if single and len(single) == len(each) == len(listed):
             for part, device in zip(single, listed, strict=True):
@@ -216,7 +220,12 @@ class Planner(GraphView):
         if stage not in self._stages and (len(self._stages) > 1 or stage != self.whole):
             raise PlanError(f"stage {stage.index} is none of this plan's {len(self._stages)} stages",
                             hint="what the last p.stages(...) or p.cut(...) gave")  # fmt: skip
-        self._said.assigned.stages[stage.index] = place
+        before = self._said.assigned.stages.setdefault(stage.index, place)
+        if before != place:
+            raise PlanError(
+                f"stage {stage.index} is assigned to {list(before.devices)} and to {list(place.devices)}",
+                hint="assign it once",
+            )
 
     def _parts_of(self, what: object) -> Parts:
         if isinstance(what, Part):
@@ -230,6 +239,11 @@ class Planner(GraphView):
             raise UsageError(f"{shown(op)} is no op", hint="p.find(...) gives a list of ops: take them one by one")
         if self.graph.op.get(op.name) != op:
             raise PlanError(f"{op.name} is an op of another graph", hint="ops that this p.find(...) gave")
+        if op.phase != "forward":
+            raise PlanError(
+                f"{op.name} is an op of the {op.phase}, which follows the forward",
+                hint=f"its forward op, {op.link}" if op.link else "ops that p.find(...) gave",
+            )
         return op
 
     def _ops(self, what: object) -> list[Op]:
@@ -239,7 +253,8 @@ class Planner(GraphView):
 
     def _listed(self, devices: object) -> tuple[int, ...]:
         """One device or several, all of the cluster."""
-        listed = (devices,) if isinstance(devices, int) else tuple(_several(devices, "devices"))
+        alone = isinstance(devices, str) or not isinstance(devices, Iterable)
+        listed: tuple[Any, ...] = (devices,) if alone else tuple(_several(devices, "devices"))
         self._known(listed)
         return listed
 
@@ -249,7 +264,8 @@ class Planner(GraphView):
                 raise UsageError(f"{shown(device)} is no device", hint=f"numbers from 0 to {self.cluster.size - 1}")
             if not 0 <= device < self.cluster.size:
                 raise PlanError(
-                    f"device {device} is not in the cluster of {self.cluster.size}", hint="--devices, or a smaller plan"
+                    f"device {device} is not in the cluster of {self.cluster.size}",
+                    hint=f"numbers from 0 to {self.cluster.size - 1}, or a larger cluster",
                 )
 
     def recompute(self, ops: Op | Stage | Iterable[Op] | str) -> None:

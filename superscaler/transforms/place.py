@@ -96,10 +96,11 @@ class _Placer:
             axes = tuple(a for a in stage.axes if self.said.axes[a].ways > 1)
             ways = tuple(self.said.axes[a].ways for a in axes)
             if prod(ways) != len(stage.devices):
-                shown = " × ".join(f"{a} {w}" for a, w in zip(axes, ways, strict=True)) or "1"
+                shown = " × ".join(f"{a} {w}" for a, w in zip(axes, ways, strict=True))
                 raise PlanError(
-                    f"stage {i} has {len(stage.devices)} devices, but is split {shown} = {prod(ways)} ways",
-                    hint="degrees must multiply to the number of devices of the stage",
+                    f"stage {i} has {len(stage.devices)} devices, and {shown or 'no axis'} to split it along: "
+                    f"{prod(ways)} in all",
+                    hint="axes=(...) whose ways multiply to the number of devices, one device, or its ops one by one",
                 )
             key = (stage.devices, axes)
             if key not in meshes:

@@ -170,6 +170,15 @@ REFUSED: list[tuple[Script, type[SuperscalerError], str]] = [
     (lambda p: p.order(linears(p)[0], before=("forward", 0, 0)), UsageError, "is no op"),
     (lambda p: p.order("1f1bb"), UsageError, "did you mean '1f1b'"),
     (twice, PlanError, r"is assigned to \[0, 1\] and to \[1, 0\]"),
+    (lambda p: (p.assign(p.stages(2)[0], 0), p.assign(p._stages[0], 1)), PlanError, r"assigned to \[0\] and to \[1\]"),
+    (lambda p: p.split(linears(p)[0], "o", 2), PlanError, "has 2 parts, which are assigned to no device"),
+    (lambda p: p.replicate(linears(p)[0], 2), PlanError, "has 2 parts, which are assigned to no device"),
+    (lambda p: p.assign(p.find("nothing.*"), 1), PlanError, "nothing to assign"),
+    (lambda p: p.assign(p.graph.ops[-1], 1), PlanError, "which follows the forward"),
+    (lambda p: p.recompute(p.graph.ops[-1]), PlanError, "which follows the forward"),
+    (lambda p: p.assign(p.whole, [0, 1]), PlanError, "2 devices, and no axis"),
+    (lambda p: p.assign(linears(p)[0], 1.0), UsageError, "1.0 is no device"),
+    (lambda p: p.assign(linears(p)[0], "gpu0"), UsageError, "'gpu0' is no device"),
     (lambda p: p.assign(p.split(linears(p)[0], "o", 2)[0], 1), PlanError, "part 1 of 2 .* no device"),
     (lambda p: p.assign(p.split(linears(p)[0], "o", 3), [0, 0, 1]), PlanError, "unevenly"),
     (lambda p: p.assign(p.split(linears(p)[0], "o", 2), [0, 7]), PlanError, "device 7 is not in the cluster"),
@@ -195,8 +204,9 @@ REFUSED: list[tuple[Script, type[SuperscalerError], str]] = [
 
 @pytest.mark.parametrize(("script", "error", "said"), REFUSED)
 def test_mistakes_are_refused_by_name(script: Script, error: type[SuperscalerError], said: str) -> None:
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=said) as refused:
         subject().compile(script, 2, ss.SGD())
+    assert "try: " in str(refused.value)
 
 
 ARGUMENTS: dict[str, Script] = {

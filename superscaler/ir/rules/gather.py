@@ -90,7 +90,9 @@ def _indexed(op: Op, position: int) -> list[int | None]:
     for index in arg(op, position):
         number = input_of(index)
         if number is None and index is not None:
-            raise SplitError(f"{op.name} ({op.target}): index {index!r} is no tensor")
+            raise SplitError(
+                f"{op.name} ({op.target}): index {index!r} is no tensor", op.where, hint="tensors or : for indices"
+            )
         found.append(number)
     return found
 

@@ -34,7 +34,11 @@ def block(op: Op, ins: Shapes, outs: Shapes) -> str:
     dim = int(arg(op, 1)) % len(ins[0])
     count, rest = divmod(ins[0][dim], outs[0][dim]) if outs[0][dim] else (1, 0)
     if rest:
-        raise SplitError(f"{op.name}: {ins[0][dim]} elements are no whole number of blocks of {outs[0][dim]}")
+        raise SplitError(
+            f"{op.name}: {ins[0][dim]} elements are no whole number of blocks of {outs[0][dim]}",
+            op.where,
+            hint="blocks whose size divides the dim",
+        )
     dims = ["l" if i == dim else name for i, name in enumerate(names(len(ins[0])))]
     return rule_text([_merged(dims, dim, count)], [dims])
 
