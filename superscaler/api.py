@@ -237,6 +237,9 @@ def _is_state(tasks: TaskGraph, name: str) -> bool:
     return tasks.graph.tensor[name].kind != "input"
 
 
+_ALIKE = "a plan that says the same of training and evaluation, or evaluate=False"
+
+
 def _union(spaces: Any) -> Space:
     """One space for all entries: the same script makes the same axes and meshes."""
     axes: dict[str, Axis] = {}
@@ -246,12 +249,12 @@ def _union(spaces: Any) -> Space:
             if axes.setdefault(axis.name, axis) != axis:
                 raise PlanError(
                     f"axis {axis.name!r} differs between the entries of the plan",
-                    f"it is {axes[axis.name]} in one and {axis} in another",
-                    hint="the same ways whatever the graph is, or evaluate=False",
+                    f"it has {axes[axis.name].ways} ways in one and {axis.ways} in another",
+                    hint=_ALIKE,
                 )
         for mesh in space.meshes:
             if meshes.setdefault(mesh.name, mesh) != mesh:
-                raise PlanError(f"mesh {mesh.name!r} differs between the entries of the plan")
+                raise PlanError(f"mesh {mesh.name!r} differs between the entries of the plan", hint=_ALIKE)
     return Space(tuple(axes.values()), tuple(meshes.values()))
 
 

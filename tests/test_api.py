@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import superscaler as ss
-from superscaler.errors import ClusterError, InfeasiblePlan, UsageError
+from superscaler.errors import ClusterError, InfeasiblePlan, PlanError, UsageError
 
 
 @ss.plan("data_parallel:ways=2")
@@ -127,3 +127,15 @@ def test_an_unknown_plan_or_option(text: str, hint: str) -> None:
     with pytest.raises(UsageError) as told:
         ss.compile(Net(), batch(), cluster=ss.Cluster.local(2), plan=text)
     assert told.value.hint == hint
+
+
+def test_a_plan_that_says_another_thing_of_evaluation() -> None:
+    def plan(p: ss.Planner) -> None:
+        ways = 2 if any(op.phase == "backward" for op in p.graph.ops) else 4
+        p.split_batch(ways)
+        p.assign(p.whole, range(ways), axes=("data",))
+
+    with pytest.raises(PlanError, match="'data' differs between the entries") as refused:
+        ss.compile(Net(), batch(), cluster=ss.Cluster.local(4), plan=plan)
+    assert "2 ways in one and 4 in another" in str(refused.value)
+    assert "try: " in str(refused.value)

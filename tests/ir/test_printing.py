@@ -61,3 +61,4 @@ def test_what_is_no_program_is_told_by_its_line() -> None:
     with pytest.raises(UsageError, match="no line of a program") as caught:
         parse_program(text)
     assert "send %5 by post comm 0" in str(caught.value)
+    assert "try: what str() of a program gives" in str(caught.value)
