@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 from collections.abc import Generator, Iterable, Sequence
+from mimetypes import guess_type
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -67,8 +68,9 @@ def writing(path: object) -> Generator[None]:
 
 
 def refuse_suffix(option: str, path: Path | None, suffix: str) -> None:
-    """A file that is called what it is not would not be opened as what it is. Raises :class:`UsageError`."""
-    if path is not None and path.suffix.lower() != suffix:
+    """A file that is called what it is not would not be opened as what it is; one of no suffix is called nothing.
+    Raises :class:`UsageError`."""
+    if path is not None and path.suffix and guess_type(path.name)[0] != guess_type(suffix[1:] + suffix)[0]:
         raise UsageError(
             f"{option} {path}: what is written is {suffix[1:].upper()}", hint=f"{option} {path.with_suffix(suffix)}"
         )
