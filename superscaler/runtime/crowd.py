@@ -128,7 +128,7 @@ def _together(plan: Plan, name: str, keys: Keys, worker: int, workers: int) -> d
     mine = make_worker(plan, keys.worker, in_place, WorkerOptions("cpu"))
     try:
         for busy in sorted(found) * 2:
-            in_place.workers = busy
+            in_place.form(busy)
             for _ in _runs(in_place, mine.entries[name], worker < busy):
                 found[busy].append(_seen(in_place, mine.entries[name], keys))
     finally:

@@ -152,6 +152,17 @@ def test_every_message_of_a_crew_has_both_ends(workers: int) -> None:
     assert len(sent) == 6 * (workers // 2)
 
 
+def test_a_crew_that_forms_anew_is_in_step() -> None:
+    """Whoever has taken part in an odd number of messages before, and whoever has not."""
+    first, second = InPlace(Noted(), 0, 1), InPlace(Noted(), 1, 1)
+    first.send(torch.zeros(3), 1, (0, 0))
+    for in_place in (first, second):
+        in_place.form(2)
+        in_place.send(torch.zeros(3), 0, (1, 0))
+    told = [in_place.comm.messages for in_place in (first, second) if isinstance(in_place.comm, Noted)]
+    assert {way for messages in told for way, _ in messages} == {"to", "from"}
+
+
 def test_a_message_that_is_waited_for_is_taken_down() -> None:
     in_place = InPlace(Noted(), 0, 2)
     in_place.recv(torch.zeros(3), 1, (0, 0)).wait()
