@@ -1,9 +1,9 @@
 """Predicted against measured: the step time and the peak memory of four models under four plans, on this machine.
 
 A row of ``benchmarks/runtime.py``. Each plan is profiled as ``superscaler profile`` does it, simulated with what was
-measured, and then run; several rounds of it, since the machine is not the same a minute later. Time: the median step of
-a round over its prediction, of these the median round. Memory: state, arena and largest workspace of every worker,
-measured by :meth:`superscaler.runtime.job.Job.measure_memory`.
+measured, and then run; as many rounds of it as fit into two and a half minutes, since the machine is not the same a
+minute later. Time: the median step of a round over its prediction, of these the median round. Memory: state, arena and
+largest workspace of every worker, measured by :meth:`superscaler.runtime.job.Job.measure_memory`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from torch import nn
 import superscaler as ss
 from superscaler.models import build
 
-TIME, MEMORY = 0.15, 0.05  # the bars
+TIME, MEMORY = 0.10, 0.03  # the bars
+ROUNDS, LASTING = 3, 150.0  # of each case at least so many, and as many as fit into so many seconds
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,14 @@ class Found:
         return max((measured / predicted - 1 for predicted, measured in self.peaks), key=abs)
 
 
-def measure(case: Case, steps: int, rounds: int) -> Found:
+def measure(case: Case, steps: int) -> Found:
     """Profile, predict, run; several times."""
     model, inputs, plan = case.compile()
     found: list[tuple[float, float]] = []
     memory: list[dict[str, int]] = []
     profiling = 0.0
-    for _ in range(rounds):
+    until = time.perf_counter() + LASTING
+    while len(found) < ROUNDS or time.perf_counter() < until:
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             profile = ss.profile(plan, path=Path(folder) / "profile.json")
@@ -125,12 +127,12 @@ def measure(case: Case, steps: int, rounds: int) -> Found:
     return Found(case, found, ss.simulate(plan).seconds, peaks, profiling)
 
 
-def prediction(steps: int, rounds: int = 3, only: str = "") -> Iterator[tuple[str, str, str, bool]]:
+def prediction(steps: int, only: str = "") -> Iterator[tuple[str, str, str, bool]]:
     """Per case, two lines: (what, bar, measured, met)."""
     for case in CASES:
         if only and case.name != only:
             continue
-        found = measure(case, steps, rounds)
+        found = measure(case, steps)
         late = statistics.median(found.late)
         each = ", ".join(f"{b * 1000:.0f} ms for {a * 1000:.0f} predicted" for a, b in found.rounds)
         text = f"{late:+.1%} ({each}; datasheet {found.unprofiled * 1000:.0f}), profiled in {found.profiling:.0f} s"
@@ -143,5 +145,5 @@ def prediction(steps: int, rounds: int = 3, only: str = "") -> Iterator[tuple[st
 if __name__ == "__main__":
     import sys
 
-    for what, bar, measured, met in prediction(10, 3, *sys.argv[1:]):
+    for what, bar, measured, met in prediction(10, *sys.argv[1:]):
         print(f"{what:28} {bar:12} {measured}  {'met' if met else 'MISSED'}", flush=True)

@@ -29,7 +29,7 @@ from superscaler.plans import Planner, PlanScript, parse, single
 from superscaler.plans.fit import Making, infeasible, over
 from superscaler.scheduler.machine import this_machine
 from superscaler.scheduler.playground import schedule
-from superscaler.scheduler.profile import Profile, load_profile, profile_path, save_profile
+from superscaler.scheduler.profile import Profile, load_profile, profile_path, refuse_file, save_profile
 from superscaler.scheduler.simulate import simulate
 from superscaler.scheduler.solve import check_search
 from superscaler.transforms.assemble import with_state
@@ -342,6 +342,8 @@ def profile(
     if whole(repeats, "repeats") < 1:
         raise UsageError(f"repeats is {repeats}", hint="5, say")
     file = None if path is None else path_of(path, 'profile(plan, path="profile.json")')
+    if file is not None:
+        refuse_file(file, this_machine(plan.workers))  # now: not after all was measured
     found = measure(plan, repeats=repeats, links=links, progress=progress)
     try:
         written = save_profile(found, file)

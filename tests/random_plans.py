@@ -30,7 +30,7 @@ class RandomPlan:
 
     ``placement``: of the stages on the groups. ``again``: the share of modules recomputed. ``sharded``,
     ``early``, ``offloaded``: the shares of parameters whose state is in shards (along ``shards``), whose gradients are
-    reduced early, whose state is in host memory.
+    reduced early, whose state is in host memory. ``backward``: of the ops of the backward that are split by themselves.
     """
 
     seed: int
@@ -47,6 +47,7 @@ class RandomPlan:
     sharded: float = 0.0
     early: float = 0.0
     offloaded: float = 0.0
+    backward: float = 0.0
 
     @property
     def devices(self) -> int:
@@ -73,6 +74,10 @@ class RandomPlan:
             for axis, ways in (("one", self.one), ("two", self.two)):
                 if ways > 1 and dice.random() < self.share:
                     self._split(p, op, axis, ways, dice)
+            for backward in p.backward_of(op):
+                for axis, ways in (("one", self.one), ("two", self.two)):
+                    if ways > 1 and dice.random() < self.backward:
+                        self._split(p, backward, axis, ways, dice)
         p.recompute([op for op in forward if dice.random() < self.again])
         self._keep(p, dice)
         p.order(self.schedule)
@@ -168,4 +173,5 @@ def random_plans(draw: st.DrawFn, batch: int, *, most: int = 8, micro: bool = Tr
         draw(share),
         draw(share),
         draw(share),
+        draw(st.sampled_from([0.0, 0.1, 0.5, 1.0])),
     )

@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from superscaler.cli import costs
-from superscaler.cli.console import Progress, clean_stdout, print_json, print_table
+from superscaler.cli.console import Progress, clean_stdout, print_json, print_table, refuse_place
 from superscaler.cli.subject import BATCH, Request, settings_of
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ def compile_plan(
     from superscaler.cli import choices, subject
     from superscaler.plans.auto import Auto
 
+    file = output or choices.default_file(model)
+    refuse_place(file)
     with Progress() as progress, clean_stdout(as_json):
         script = choices.script_of(plan, microbatches, progress)
         choices.uses_all(plan, devices)
@@ -76,7 +78,6 @@ def compile_plan(
         tried: list[Trial] = getattr(script, "tried", [])
         made.model["source"] = request.recorded()
         made.settings["plan"] = choices.stated(script, plan, microbatches)
-        file = output or choices.default_file(model)
         progress(f"writing {file}")
         made.save(file)
     if as_json:

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from superscaler.errors import SuperscalerError, UsageError
+from superscaler.ir import writing as files
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -65,6 +66,17 @@ def writing(path: object) -> Generator[None]:
             f"{e.strerror or e}",
             hint="the name of a file, in a directory that exists, with enough space",
         ) from e
+
+
+def refuse_place(path: Path | None, read: Path | None = None) -> None:
+    """Raise :class:`SuperscalerError` if no file can be written there, or if it would replace ``read``: now, not once
+    there is something to write."""
+    if path is None:
+        return
+    with writing(path):
+        files.refuse_place(path)
+        if read is not None and path.exists() and read.exists() and path.samefile(read):
+            raise UsageError(f"{path} is read, and would be written over", hint="another name")
 
 
 def refuse_suffix(option: str, path: Path | None, suffix: str) -> None:

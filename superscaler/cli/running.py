@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from superscaler.cli.console import Progress, clean_stdout, print_json, writing
+from superscaler.cli.console import Progress, clean_stdout, print_json, refuse_place, writing
 from superscaler.errors import UsageError
 from superscaler.ir.cluster import bytes_of
 
@@ -50,16 +51,18 @@ def run(
     from superscaler.cli.batches import batches_of
     from superscaler.cli.costs import costs_of
     from superscaler.ir.plan import Plan
-    from superscaler.runtime.checkpoint import refuse_place
+    from superscaler.runtime import checkpoint as checkpoints
 
     with Progress() as progress, clean_stdout(as_json):
         progress(f"reading and checking {file}")
         plan = Plan.load(file)
         _trains(plan)
+        _say_what_is_called(plan, data)
         used = costs_of("auto", plan.cluster, plan.workers)  # now, as the place below: not after the last step
         batches = batches_of(plan, data)
         if checkpoint is not None:
-            refuse_place(checkpoint)
+            checkpoints.refuse_place(checkpoint)
+        refuse_place(trace, file)
         progress(f"starting {plan.workers} workers")
         job = _launched(plan, backend, weights, init_seed, memory)
     with clean_stdout(as_json), job:
@@ -78,6 +81,16 @@ def _trains(plan: Plan) -> None:
         raise UsageError(
             f"the plan does not train: its entries are {', '.join(plan.entries)}", hint="superscaler generate DIR"
         )
+
+
+def _say_what_is_called(plan: Plan, data: str) -> None:
+    """A plan is data, but a user's model is made by code of this machine: whoever runs the plan is to know whose."""
+    from superscaler.cli.subject import Request
+
+    if "source" in plan.model and (data == "example" or _has_buffers(plan)):
+        name = Request.of(plan.model["source"]).name
+        if ":" in name and not name.startswith("hf:"):
+            print(f"calling {name}, which the plan names", file=sys.stderr)
 
 
 def _launched(

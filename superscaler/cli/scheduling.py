@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from superscaler.cli.console import Progress, print_json, refuse_suffix, writing
+from superscaler.cli.console import Progress, print_json, refuse_place, refuse_suffix, writing
 
 
 def schedule(
@@ -37,6 +37,7 @@ def schedule(
     from superscaler.viz import pipeline_view
 
     refuse_suffix("--png", png, ".png")
+    refuse_place(png, costs)
     said = playground.read_costs(costs) if costs is not None else {}
     problem = PipelineProblem(
         stages,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from superscaler.cli import costs
-from superscaler.cli.console import Progress, print_json, print_table, refuse_suffix, writing
+from superscaler.cli.console import Progress, print_json, print_table, refuse_place, refuse_suffix, writing
 
 if TYPE_CHECKING:
     from superscaler.ir.plan import Plan
@@ -87,6 +87,8 @@ def show(
 
     refuse_suffix("--png", png, ".png")
     refuse_suffix("--html", html, ".html")
+    for path in (html, png, perfetto):
+        refuse_place(path, file)
     plan = _load(file)
     ran = measured(plan, read_trace(trace)) if trace is not None else None
     timeline = predict(plan, entry if ran is None else ran.entry)

@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from pathlib import Path
+
+
+def refuse_place(target: Path) -> None:
+    """Raise the ``OSError`` that writing a file would, as far as that is known before there is anything to write."""
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    if target.exists() and not target.is_file():
+        return
+    refuse_directory(Path(os.path.realpath(target)).parent)
+
+
+def refuse_directory(directory: Path) -> None:
+    """Raise the ``OSError`` that making a file in a directory would."""
+    if not directory.is_dir():
+        code = errno.ENOTDIR if directory.exists() else errno.ENOENT
+        raise OSError(code, os.strerror(code), str(directory))
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))
 
 
 def write_at_once(target: Path, data: bytes) -> None:

@@ -94,10 +94,11 @@ class Planner(GraphView):
     def split(self, op: Op | Parts, dim: str, ways: int, *, axis: str | None = None) -> Parts:
         """``op`` -> ``ways`` parts along its dim. Of an op that is split already: each part again.
 
-        ``axis``: a named mesh axis to split along; else one is made when the parts are assigned. Raises
-        :class:`SplitError` naming the op's dims if it has no such dim, or if that must stay whole.
+        ``axis``: a named mesh axis to split along; else one is made when the parts are assigned. What belongs to
+        ``op`` in the backward is split as follows from it; ops of :meth:`backward_of` may be split otherwise, along a
+        named axis. Raises :class:`SplitError` naming the op's dims if it has no such dim, or if that must stay whole.
         """
-        parts = op if isinstance(op, Parts) else Parts(self._own(op), ())
+        parts = op if isinstance(op, Parts) else Parts(self._along(op, axis), ())
         found = rule_for(parts.op, self.graph).dims.get(dim)
         if found is None or found.whole:
             names = ", ".join(n for n, d in rule_for(parts.op, self.graph).dims.items() if not d.whole) or "none"
@@ -115,14 +116,14 @@ class Planner(GraphView):
 
     def prefer(self, op: Op, dim: str, ways: int, *, axis: str) -> None:
         """Split ``op`` so if nothing said before has decided about it, and if its rule allows it."""
-        found = rule_for(op, self.graph).dims.get(dim)
+        found = rule_for(self._along(op, axis), self.graph).dims.get(dim)
         if found is not None and not found.whole and found.size >= ways:
             self.axis(axis, ways)
             self._said.wishes.append((axis, op.name, self._said.next_digit(op, dim, ways)))
 
     def prefer_output(self, op: Op, index: int, ways: int, *, axis: str) -> None:
         """Split ``op`` along dim ``index`` of its result if nothing said before has decided about it."""
-        shape = self.graph.tensor[op.outputs[0]].shape
+        shape = self.graph.tensor[self._along(op, axis).outputs[0]].shape
         if whole(index, "index") < 0:
             raise UsageError(f"dims of a result are counted from 0, not {index}", hint=f"0 to {len(shape) - 1}")
         if len(shape) <= index or shape[index] < ways:
@@ -135,7 +136,7 @@ class Planner(GraphView):
 
     def replicate(self, op: Op, ways: int = 1, *, axis: str | None = None) -> Parts:
         """Have each device compute ``op`` whole: those of ``axis``, or the ``ways`` that the parts are assigned to."""
-        self._own(op)
+        self._along(op, axis)
         if whole(ways, "ways") < 1:
             raise PlanError(f"{op.name} cannot be replicated {ways} ways", op.where, hint="ways=1: once")
         if axis is not None:
@@ -198,6 +199,7 @@ class Planner(GraphView):
 
         A device that is given to several parts of an op runs them one after the other. Ops may be assigned one by one:
         those of a stage that nothing is said of are on the stage's devices, or, if it has none, with the ops before.
+        A stage of which nothing at all is assigned goes to the first device that has nothing yet.
         """
         listed = self._listed(devices)
         if isinstance(what, Stage):
@@ -234,16 +236,26 @@ class Planner(GraphView):
         return what if isinstance(what, Parts) else Parts(self._own(what), ())
 
     def _own(self, op: object) -> Op:
-        """``op``, which must be one of this graph."""
+        """``op``, which must be one of this graph, of its forward."""
+        found = self._known_op(op)
+        if found.phase != "forward":
+            along = "; p.split(op, dim, ways, axis=...) may split it by itself" if found.phase == "backward" else ""
+            raise PlanError(
+                f"{found.name} is an op of the {found.phase}, which follows the forward",
+                hint=(f"its forward op, {found.link}" if found.link else "ops that p.find(...) gave") + along,
+            )
+        return found
+
+    def _along(self, op: object, axis: str | None) -> Op:
+        """``op``, which is split along ``axis``: one of the forward or, along a named axis, of the backward."""
+        found = self._known_op(op)
+        return found if axis is not None and found.phase == "backward" else self._own(found)
+
+    def _known_op(self, op: object) -> Op:
         if not isinstance(op, Op):
             raise UsageError(f"{shown(op)} is no op", hint="p.find(...) gives a list of ops: take them one by one")
         if self.graph.op.get(op.name) != op:
             raise PlanError(f"{op.name} is an op of another graph", hint="ops that this p.find(...) gave")
-        if op.phase != "forward":
-            raise PlanError(
-                f"{op.name} is an op of the {op.phase}, which follows the forward",
-                hint=f"its forward op, {op.link}" if op.link else "ops that p.find(...) gave",
-            )
         return op
 
     def _ops(self, what: object) -> list[Op]:

@@ -149,6 +149,11 @@ class GraphView:
             found += self.readers(each) if self.family(each) in VIEWS else [each]
         return found
 
+    def backward_of(self, op: Op) -> list[Op]:
+        """The ops of the backward that belong to a forward op, views apart; none where nothing is trained."""
+        linked = [each for each in self.graph.ops if each.phase == "backward" and each.link == op.name]
+        return [each for each in linked if self.family(each) not in VIEWS]
+
     def of_family(self, family: str) -> list[Op]:
         """The forward ops of a rule family; none is no error."""
         return [op for op in self.forward if self.family(op) == family]

@@ -60,6 +60,15 @@ class Flow:
         return tuple(sum(self.duration[k][s] for k in range(3) for s in mine) for mine in self.stages_of)
 
     @cached_property
+    def head(self) -> tuple[int, ...]:
+        """For each device the ticks before its first forward, if nothing waits."""
+        forward = self.duration[FORWARD]
+        reach = [0] * self.stages
+        for s in range(1, self.stages):
+            reach[s] = reach[s - 1] + forward[s - 1] + self.into_forward[s]
+        return tuple(min(reach[s] for s in mine) for mine in self.stages_of)
+
+    @cached_property
     def tick(self) -> int:
         """The common divisor of all durations and delays."""
         numbers = [n for row in (*self.duration, self.into_forward, self.into_backward) for n in row]

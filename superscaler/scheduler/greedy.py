@@ -85,9 +85,9 @@ def tuning(flow: Flow, policy: Policy) -> Tuning:
     return Tuning(in_flight, tuple(forward), tuple(backward), aging, policy.patience, policy.early)
 
 
-def greedy(flow: Flow, tuned: Tuning) -> Starts:
-    """The schedule that comes of it."""
-    return _Greedy(flow, tuned).play()
+def greedy(flow: Flow, tuned: Tuning, limit: int = NEVER) -> Starts:
+    """The schedule that comes of it; nothing if that must become longer than ``limit``."""
+    return _Greedy(flow, tuned).play(limit)
 
 
 def offsets(flow: Flow, preference: str) -> tuple[list[float], list[float], float]:
@@ -143,14 +143,30 @@ class _Greedy:
 
     def __init__(self, flow: Flow, tuned: Tuning) -> None:
         self.flow = flow
-        self.last = flow.stages - 1
-        self.forward_first, self.backward_first = tuned.forward, tuned.backward
         self.aging, self.in_flight, self.patience = tuned.aging, tuned.in_flight, tuned.patience
         self.ends: Starts = [[[] for _ in range(flow.stages)] for _ in range(3)]
         self.rooms = Rooms(flow, tuned.early)
+        forwards, backwards, weights = self.ends
+        source = [0] * flow.microbatches  # there from the beginning
+        last = flow.stages - 1
+        # Of each stage of a device: what it has done, what it reads, after which delay, and what is added to that.
+        self.stages = [
+            [
+                (
+                    s, forwards[s], backwards[s], weights[s],
+                    forwards[s - 1] if s else source, flow.into_forward[s] if s else 0, tuned.forward[s],
+                    backwards[s + 1] if s < last else forwards[s], flow.into_backward[s] if s < last else 0,
+                    tuned.backward[s],
+                )
+                for s in mine
+            ]
+            for mine in flow.stages_of
+        ]  # fmt: skip
 
-    def play(self) -> Starts:
-        flow, ends = self.flow, self.ends
+    def play(self, limit: int) -> Starts:
+        flow, ends, rooms, choose = self.flow, self.ends, self.rooms, self.choose
+        duration, device, last = flow.duration, flow.device, flow.stages - 1
+        latest = [limit - flow.microbatches * load for load in flow.load]  # start of what a device has left
         free = [0] * flow.devices
         idle = [False] * flow.devices
         heap = [(0, d) for d in range(flow.devices)]
@@ -158,61 +174,52 @@ class _Greedy:
             now, d = heappop(heap)
             if now < free[d]:
                 continue
-            kind, s, start = self.choose(d, now)
+            kind, s, start = choose(d, now)
             if kind < 0:
                 idle[d] = True
                 continue
-            end = start + flow.duration[kind][s]
+            if start > latest[d]:
+                return []
+            took = duration[kind][s]
+            end = start + took
+            latest[d] += took
             ends[kind][s].append(end)
             if kind == FORWARD:
-                self.rooms.take(d, s)
+                rooms.take(d, s)
             elif kind == WEIGHT:
-                self.rooms.give_back(d)
+                rooms.give_back(d)
             free[d] = end
             heappush(heap, (end, d))
             neighbour = s + 1 if kind == FORWARD else s - 1 if kind == BACKWARD else -1
-            if 0 <= neighbour <= self.last and idle[other := flow.device[neighbour]]:
+            if 0 <= neighbour <= last and idle[other := device[neighbour]]:
                 idle[other] = False
                 heappush(heap, (max(now, free[other]), other))
-        duration = flow.duration
         return [[[end - duration[k][s] for end in ends[k][s]] for s in range(flow.stages)] for k in range(3)]
 
     def choose(self, d: int, now: int) -> tuple[int, int, int]:
         """The task that device ``d``, free at ``now``, takes next: kind (-1: none is known), stage, start."""
         kind, stage, start, weight = -1, -1, NEVER, -1
         best = float(NEVER)
-        forwards, backwards, weights = self.ends
-        flow = self.flow
-        room, later = self.rooms.left(d), self.rooms.later
+        room, later, aging, microbatches = self.rooms.left(d), self.rooms.later, self.aging, self.flow.microbatches
         oldest = NEVER
-        for s in flow.stages_of[d]:
-            nf, nb, nw = len(forwards[s]), len(backwards[s]), len(weights[s])
-            if nw < nb and backwards[s][nw] < oldest:
-                oldest, weight = backwards[s][nw], s
-            if nb < nf and (arrival := self.backward_arrival(s, nb)) < NEVER:
-                at = arrival if arrival > now else now
-                key = at + self.backward_first[s] + nb * self.aging
+        for s, forwards, backwards, weights, made, delay, first, returned, delay_back, first_back in self.stages[d]:
+            nf, nb, nw = len(forwards), len(backwards), len(weights)
+            if nw < nb and backwards[nw] < oldest:
+                oldest, weight = backwards[nw], s
+            if nb < nf and nb < len(returned):
+                at = returned[nb] + delay_back
+                if at < now:
+                    at = now
+                key = at + first_back + nb * aging
                 if key < best:
                     best, kind, stage, start = key, BACKWARD, s, at
-            if nf - nb < self.in_flight[s] and nf < flow.microbatches and room > later[s]:
-                arrival = self.forward_arrival(s, nf)
-                if arrival < NEVER:
-                    at = arrival if arrival > now else now
-                    key = at + self.forward_first[s] + nf * self.aging
-                    if key < best:
-                        best, kind, stage, start = key, FORWARD, s, at
-        if weight >= 0 and (kind < 0 or start - now > self.patience * flow.duration[WEIGHT][weight]):
+            if nf - nb < self.in_flight[s] and nf < microbatches and room > later[s] and nf < len(made):
+                at = made[nf] + delay
+                if at < now:
+                    at = now
+                key = at + first + nf * aging
+                if key < best:
+                    best, kind, stage, start = key, FORWARD, s, at
+        if weight >= 0 and (kind < 0 or start - now > self.patience * self.flow.duration[WEIGHT][weight]):
             return WEIGHT, weight, now
         return kind, stage, start
-
-    def forward_arrival(self, s: int, j: int) -> int:
-        if s == 0:
-            return 0
-        before = self.ends[FORWARD][s - 1]
-        return before[j] + self.flow.into_forward[s] if len(before) > j else NEVER
-
-    def backward_arrival(self, s: int, j: int) -> int:
-        if s == self.last:
-            return self.ends[FORWARD][s][j]
-        before = self.ends[BACKWARD][s + 1]
-        return before[j] + self.flow.into_backward[s] if len(before) > j else NEVER

@@ -18,7 +18,7 @@ from superscaler.errors import ProfileError
 from superscaler.ir.argument import path_of
 from superscaler.ir.cluster import Amount, Cluster, Device, Link, Positive
 from superscaler.ir.rules.discovered import cache_dir
-from superscaler.ir.writing import write_at_once
+from superscaler.ir.writing import refuse_directory, refuse_place, write_at_once
 from superscaler.scheduler.machine import Machine
 
 VERSION = 2
@@ -102,6 +102,21 @@ def load_profile(path: str | Path, here: Machine, *, foreign: Literal["refuse", 
             raise ProfileError(what, *details, hint=_HERE)
         warnings.warn("; ".join((what, *details)), stacklevel=2)
     return found
+
+
+def refuse_file(path: str | Path, here: Machine) -> None:
+    """Raise :class:`ProfileError` if no profile of ``here`` can be written there: something else would be lost."""
+    target = path_of(path, _FILE)
+    try:
+        if not target.exists():
+            return refuse_directory(next(above for above in target.absolute().parents if above.exists()))
+        refuse_place(target)
+        if target.is_file() and target.stat().st_size:
+            load_profile(target, here)
+    except OSError as e:
+        raise ProfileError(f"cannot write the profile {target}", e.strerror or str(e), hint=_FILE) from e
+    except ProfileError as e:
+        raise ProfileError(e.what, *e.details, hint="another name, or remove it: it would be written over") from e
 
 
 def save_profile(profile: Profile, path: str | Path | None = None) -> Path:

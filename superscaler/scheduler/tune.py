@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from superscaler.scheduler.flow import Flow, Starts
 from superscaler.scheduler.greedy import Tuning
 
-Make = Callable[[Flow, Tuning], Starts]
+
+class Make(Protocol):
+    """``greedy`` or ``greedy_back``."""
+
+    def __call__(self, flow: Flow, tuned: Tuning, limit: int = ...) -> Starts: ...
+
 
 _T = TypeVar("_T")
 _PATIENCE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
@@ -28,8 +33,8 @@ def climb(flow: Flow, make: Make, tuned: Tuning, floor: int, tries: int, seed: i
         changed = tuned
         for _ in range(random.choice((1, 1, 2, 3))):
             changed = _change(flow, changed, random)
-        starts = make(flow, changed)
-        if flow.makespan(starts) <= length:
+        starts = make(flow, changed, length)
+        if starts and flow.makespan(starts) <= length:
             best, length, tuned = starts, flow.makespan(starts), changed
     return best
 

@@ -106,8 +106,8 @@ class Propagation:
 
     def _decide(self, op: Op, split: Split | None, reason: Reason) -> None:
         self.decided[op.name], self.reasons[op.name] = split, reason
-        if split is None:
-            return
+        if split is None or (op.phase == "backward" and reason in ("script", "wish")):
+            return  # the forward does not follow what the backward is told of itself
         rule = self.rule(op)
         for i, name in enumerate(op.inputs):
             # How state is kept says nothing of how a gradient is best computed.

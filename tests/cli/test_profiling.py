@@ -87,6 +87,19 @@ def test_wrong_usage(arguments: list[str], message: str, superscaler: Command) -
     assert message in said.err
 
 
+@pytest.mark.parametrize("output", ["gpt.plan.json", "gpt.plan.json/inside", "."])
+def test_a_bad_place_is_refused_before_anything_is_measured(
+    output: str, superscaler: Command, tiny_plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("superscaler.runtime.profile.measure", None)
+    copy = tmp_path / "gpt.plan.json"
+    copy.write_bytes(tiny_plan.read_bytes())
+    said = superscaler("profile", copy, "--output", tmp_path / output)
+    assert said.code == 1
+    assert "try: " in said.err
+    assert copy.read_bytes() == tiny_plan.read_bytes()
+
+
 def test_a_file_that_is_no_profile(superscaler: Command, tiny_plan: Path, tmp_path: Path) -> None:
     said = superscaler("simulate", tiny_plan, "--profile", tiny_plan)
     assert said.code == 1

@@ -62,6 +62,15 @@ def test_a_plan_that_says_no_model_says_so(
     assert "does not say how its model is made" in said.err
 
 
+def test_whose_code_makes_the_model_is_said(superscaler: Command, tiny_plan: Path, tmp_path: Path) -> None:
+    plan = Plan.load(tiny_plan)
+    plan.model["source"] = {"name": "their.models:factory", "preset": None, "set": {}, "batch": 8, "seq": None}
+    plan.save(tmp_path / "p.json")
+    said = superscaler("run", tmp_path / "p.json", *INLINE)
+    assert "calling their.models:factory, which the plan names" in said.err
+    assert "calling" not in superscaler("run", tmp_path / "p.json", *INLINE, "--data", "stdlib").err
+
+
 @pytest.mark.parametrize("setting", [{"seed": "z"}, {"lr": "fast"}])
 def test_a_plan_with_settings_that_are_no_numbers_says_so(
     setting: dict[str, object], superscaler: Command, tiny_plan: Path, tmp_path: Path
@@ -133,6 +142,7 @@ def test_measured_times_are_drawn_beside_predicted_ones(superscaler: Command, ti
         (["--data", "nowhere.txt"], "no such file", 2),
         (["--backend", "inlin"], "'inlin' is not one of", 2),
         (["--weights", "nowhere"], "CheckpointError", 1),
+        (["--trace", "nowhere/last.trace"], "cannot write nowhere/last.trace", 1),
     ],
 )
 def test_mistakes_are_said_without_a_traceback(
@@ -142,6 +152,14 @@ def test_mistakes_are_said_without_a_traceback(
     assert message in said.err
     assert said.code == code
     assert "Traceback" not in said.err
+
+
+def test_what_is_read_is_not_written_over(superscaler: Command, tiny_plan: Path) -> None:
+    before = tiny_plan.read_bytes()
+    for command, option in (("run", "--trace"), ("show", "--perfetto")):
+        said = superscaler(command, tiny_plan, option, tiny_plan)
+        assert (said.code, "would be written over" in said.err) == (2, True)
+    assert tiny_plan.read_bytes() == before
 
 
 def test_memory_is_a_limit(superscaler: Command, tiny_plan: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from superscaler.ir.writing import write_at_once
+from superscaler.ir.writing import refuse_place, write_at_once
 
 
 def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
@@ -35,3 +35,25 @@ def test_a_pipe_is_written_to(tmp_path: Path) -> None:
 def test_a_directory_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         write_at_once(tmp_path, b"x")
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [(".", IsADirectoryError), ("nowhere/file", FileNotFoundError), ("file/inside", NotADirectoryError)],
+)
+def test_where_nothing_can_be_written_is_known_before(tmp_path: Path, name: str, error: type[OSError]) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(error):
+        refuse_place(tmp_path / name)
+    with pytest.raises(error):
+        write_at_once(tmp_path / name, b"x")
+
+
+@pytest.mark.parametrize("name", ["new", "file", "link", "pipe"])
+def test_what_can_be_written_is_not_refused_nor_touched(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    os.mkfifo(tmp_path / "pipe")
+    refuse_place(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]
+    assert (tmp_path / "file").read_bytes() == b"old"

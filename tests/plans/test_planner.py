@@ -15,6 +15,8 @@ import superscaler as ss
 from superscaler.errors import PlanError, SplitError, SuperscalerError, UsageError
 from superscaler.ir.graph import Op
 from superscaler.models import build
+from superscaler.transforms.optimize import with_optimizer
+from superscaler.transforms.place import place
 from tests.exact import Subject
 
 Script = Callable[[ss.Planner], None]
@@ -31,6 +33,10 @@ def subject() -> Subject:
 
 def linears(p: ss.Planner) -> list[Op]:
     return p.find("*.mlp.*", op="linear")
+
+
+def backward(p: ss.Planner) -> list[Op]:
+    return [each for op in linears(p) for each in p.backward_of(op)]
 
 
 # --- assigning -------------------------------------------------------------------------------------------------------
@@ -176,6 +182,12 @@ REFUSED: list[tuple[Script, type[SuperscalerError], str]] = [
     (lambda p: p.assign(p.find("nothing.*"), 1), PlanError, "nothing to assign"),
     (lambda p: p.assign(p.graph.ops[-1], 1), PlanError, "which follows the forward"),
     (lambda p: p.recompute(p.graph.ops[-1]), PlanError, "which follows the forward"),
+    (lambda p: p.assign(backward(p)[0], 1), PlanError, "an op of the backward, which follows the forward"),
+    (lambda p: p.split(backward(p)[0], "o", 2), PlanError, "an op of the backward, which follows the forward"),
+    (lambda p: p.replicate(backward(p)[0], 2), PlanError, "an op of the backward, which follows the forward"),
+    (lambda p: p.split(backward(p)[0], "x", 2, axis="t"), SplitError, "its dims are"),
+    (lambda p: p.split(backward(p)[0], p.dims(backward(p)[0])[0], 2, axis="t"), PlanError, "on no stage"),
+    (lambda p: p.split(p.graph.ops[-1], "x", 2, axis="t"), PlanError, "an op of the optimizer, which follows"),
     (lambda p: p.assign(p.whole, [0, 1]), PlanError, "2 devices, and no axis"),
     (lambda p: p.assign(linears(p)[0], 1.0), UsageError, "1.0 is no device"),
     (lambda p: p.assign(linears(p)[0], "gpu0"), UsageError, "'gpu0' is no device"),
@@ -255,6 +267,37 @@ def test_an_op_of_another_graph_is_refused() -> None:
     del foreign.graph.op[other.name]
     with pytest.raises(PlanError, match="another graph"):
         foreign.split(other, "o", 2)
+
+
+# --- the backward, addressed itself ----------------------------------------------------------------------------------
+
+
+def batch_split(p: ss.Planner) -> None:
+    p.split_batch(2, axis="data")
+    p.assign(p.whole, [0, 1], axes=("data",))
+
+
+def weight_gradients_by_rows(p: ss.Planner) -> None:
+    """The forward along the batch; gradients of weights along their rows, for which both operands are gathered."""
+    batch_split(p)
+    for op in weight_gradients(p):
+        p.split(op, "b", 2, axis="data")
+
+
+def weight_gradients(p: ss.Planner) -> list[Op]:
+    return [p.backward_of(op)[-1] for op in linears(p)]
+
+
+def test_the_backward_is_split_as_it_says_itself_else_as_follows_from_the_forward() -> None:
+    found: dict[Script, set[str]] = {}
+    for script in (batch_split, weight_gradients_by_rows):
+        planner = ss.Planner(with_optimizer(subject().traced.graph, ss.SGD()), ss.Cluster.local(2))
+        script(planner)
+        placed = place(planner.graph, planner.directives()).placed
+        assert {split.dim for op in linears(planner) for _, split in placed[op.name].splits} == {"b"}
+        found[script] = {split.dim for op in weight_gradients(planner) for _, split in placed[op.name].splits}
+    assert found == {batch_split: {"h"}, weight_gradients_by_rows: {"b"}}
+    subject().assert_exact(weight_gradients_by_rows, 2)
 
 
 # --- any assignment at all -------------------------------------------------------------------------------------------

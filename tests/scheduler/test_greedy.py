@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from superscaler.scheduler.flow import Flow, flow_of
-from superscaler.scheduler.greedy import Policy, Rooms, greedy, tuning
+from superscaler.scheduler.greedy import PREFERENCES, Policy, Rooms, greedy, tuning
 from superscaler.scheduler.greedy_back import greedy_back
 from superscaler.scheduler.periodic import feasible
 from superscaler.scheduler.pipeline import PipelineProblem
@@ -33,6 +33,26 @@ def test_entering_early_never_runs_into_a_dead_end(
     flow = pipeline(devices, chunks, microbatches, chunks + spare, comm)
     tuned = tuning(flow, Policy("forward first", reach, early=True))
     assert feasible(flow, (greedy_back if back else greedy)(flow, tuned))
+
+
+@given(
+    devices=st.integers(1, 4), chunks=st.integers(1, 3), microbatches=st.integers(1, 6), spare=st.integers(0, 5),
+    sizes=st.lists(st.integers(1, 9), min_size=12, max_size=12), comm=st.sampled_from((0, 3)), less=st.integers(0, 40),
+    preference=st.sampled_from(PREFERENCES), back=st.booleans(),
+)  # fmt: skip
+def test_a_limit_gives_up_nothing_that_keeps_it(
+    devices: int, chunks: int, microbatches: int, spare: int, sizes: list[int], comm: int, less: int,
+    preference: str, back: bool,
+) -> None:  # fmt: skip
+    stages = devices * chunks
+    costs = tuple(sizes[:stages])
+    placement = "linear" if chunks == 1 else "interleaved"
+    flow = flow_of(PipelineProblem(stages, microbatches, costs, costs, costs, comm, chunks + spare, devices, placement))
+    tuned, make = tuning(flow, Policy(preference, 1.0)), greedy_back if back else greedy
+    whole = make(flow, tuned)
+    assert make(flow, tuned, flow.makespan(whole)) == whole
+    assert make(flow, tuned, flow.makespan(whole) - 1 - less) in ([], whole)
+    assert make(flow, tuned, max(flow.load) * microbatches - 1) == []
 
 
 @pytest.mark.parametrize("places", [2, 3])

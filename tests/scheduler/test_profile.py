@@ -16,7 +16,7 @@ from superscaler.models import build
 from superscaler.scheduler.cost import VIEWS
 from superscaler.scheduler.keys import Keys, op_key
 from superscaler.scheduler.machine import Machine
-from superscaler.scheduler.profile import Profile, load_profile, profile_path, save_profile
+from superscaler.scheduler.profile import Profile, load_profile, profile_path, refuse_file, save_profile
 
 HERE = Machine("cpu", "Some Processor 9", 4, 2, "2.13.0")
 OTHER = Machine("cpu", "Another Processor", 8, 2, "2.13.0")
@@ -60,6 +60,20 @@ def test_a_profile_of_another_machine_is_refused_by_name(tmp_path: Path) -> None
         load_profile(path, OTHER)
     assert "Some Processor 9" in str(refused.value)
     assert "Another Processor" in str(refused.value)
+
+
+def test_what_a_profile_would_be_written_over_is_looked_at_before(tmp_path: Path) -> None:
+    save_profile(EMPTY, tmp_path / "here.json")
+    (tmp_path / "empty.json").touch()
+    for name in ("here.json", "empty.json", "new.json", "new/directory/profile.json"):
+        refuse_file(tmp_path / name, HERE)
+    save_profile(Profile(OTHER, DEVICES["cpu"]), tmp_path / "other.json")
+    (tmp_path / "plan.json").write_text("a plan")
+    for name, why in (("other.json", "another machine"), ("plan.json", "is no profile"), (".", "cannot write"),
+                      ("plan.json/profile.json", "cannot write")):  # fmt: skip
+        with pytest.raises(ProfileError, match=why) as refused:
+            refuse_file(tmp_path / name, HERE)
+        assert "try: " in str(refused.value)
 
 
 def test_it_is_used_with_a_warning_if_the_user_says_so(tmp_path: Path) -> None:
