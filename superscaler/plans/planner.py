@@ -237,7 +237,7 @@ class Planner(GraphView):
 
     def _own(self, op: object) -> Op:
         """``op``, which must be one of this graph, of its forward."""
-        found = self._known_op(op)
+        found = self._of_graph(op)
         if found.phase != "forward":
             along = "; p.split(op, dim, ways, axis=...) may split it by itself" if found.phase == "backward" else ""
             raise PlanError(
@@ -248,15 +248,14 @@ class Planner(GraphView):
 
     def _along(self, op: object, axis: str | None) -> Op:
         """``op``, which is split along ``axis``: one of the forward or, along a named axis, of the backward."""
-        found = self._known_op(op)
+        found = self._of_graph(op)
         return found if axis is not None and found.phase == "backward" else self._own(found)
 
-    def _known_op(self, op: object) -> Op:
-        if not isinstance(op, Op):
-            raise UsageError(f"{shown(op)} is no op", hint="p.find(...) gives a list of ops: take them one by one")
-        if self.graph.op.get(op.name) != op:
-            raise PlanError(f"{op.name} is an op of another graph", hint="ops that this p.find(...) gave")
-        return op
+    def _of_graph(self, op: object) -> Op:
+        found = self._op(op)
+        if self.graph.op.get(found.name) != found:
+            raise PlanError(f"{found.name} is an op of another graph", hint="ops that this p.find(...) gave")
+        return found
 
     def _ops(self, what: object) -> list[Op]:
         """One op, those of a stage, or several."""

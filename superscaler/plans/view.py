@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from superscaler.errors import SplitError, UsageError, did_you_mean
 from superscaler.ir.argument import shown
@@ -71,9 +72,12 @@ class GraphView:
         return self._rule(op).family
 
     def _rule(self, op: object) -> Rule:
+        return rule_for(self._op(op), self.graph)
+
+    def _op(self, op: object) -> Op:
         if not isinstance(op, Op):
             raise UsageError(f"{shown(op)} is no op", hint="p.find(...) gives a list of ops: take them one by one")
-        return rule_for(op, self.graph)
+        return op
 
     def find(self, glob: str = "*", *, op: str | None = None) -> list[Op]:
         """Forward ops of the whole model; see :meth:`Stage.find`."""
@@ -151,8 +155,15 @@ class GraphView:
 
     def backward_of(self, op: Op) -> list[Op]:
         """The ops of the backward that belong to a forward op, views apart; none where nothing is trained."""
-        linked = [each for each in self.graph.ops if each.phase == "backward" and each.link == op.name]
-        return [each for each in linked if self.family(each) not in VIEWS]
+        return list(self._backward.get(self._op(op).name, ()))
+
+    @cached_property
+    def _backward(self) -> dict[str, list[Op]]:
+        found: dict[str, list[Op]] = {}
+        for op in self.graph.ops:
+            if op.phase == "backward" and op.link is not None and self.family(op) not in VIEWS:
+                found.setdefault(op.link, []).append(op)
+        return found
 
     def of_family(self, family: str) -> list[Op]:
         """The forward ops of a rule family; none is no error."""
