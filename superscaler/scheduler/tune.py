@@ -27,14 +27,17 @@ def climb(flow: Flow, make: Make, tuned: Tuning, floor: int, tries: int, seed: i
     random = Random(seed)
     best = make(flow, tuned)
     length = flow.makespan(best)
+    known: dict[Tuning, Starts] = {}
     for _ in range(tries):
         if length <= floor or stop():
             break
         changed = tuned
         for _ in range(random.choice((1, 1, 2, 3))):
             changed = _change(flow, changed, random)
-        starts = make(flow, changed, length)
-        if starts and flow.makespan(starts) <= length:
+        alike = _without_difference(flow, changed)
+        if alike not in known:
+            known[alike] = make(flow, changed, length)
+        if (starts := known[alike]) and flow.makespan(starts) <= length:
             best, length, tuned = starts, flow.makespan(starts), changed
     return best
 
@@ -50,6 +53,18 @@ def _change(flow: Flow, tuned: Tuning, random: Random) -> Tuning:
     if which < 0.9:
         return replace(tuned, backward=_at(tuned.backward, s, lambda offset: offset + step))
     return replace(tuned, patience=random.choice(_PATIENCE))
+
+
+def _without_difference(flow: Flow, tuned: Tuning) -> Tuning:
+    """The same for all that make one schedule: of offsets only what differs on a device counts, of micro-batches in
+    flight only what memory has room for."""
+    base = [tuned.forward[flow.stages_of[d][0]] for d in flow.device]
+    return replace(
+        tuned,
+        in_flight=tuple(min(n, flow.capacity[d]) for n, d in zip(tuned.in_flight, flow.device, strict=True)),
+        forward=tuple(round(a - b, 6) for a, b in zip(tuned.forward, base, strict=True)),
+        backward=tuple(round(a - b, 6) for a, b in zip(tuned.backward, base, strict=True)),
+    )
 
 
 def _at(values: tuple[_T, ...], place: int, change: Callable[[_T], _T]) -> tuple[_T, ...]:
