@@ -34,7 +34,7 @@ def climb(flow: Flow, make: Make, tuned: Tuning, floor: int, tries: int, seed: i
         changed = tuned
         for _ in range(random.choice((1, 1, 2, 3))):
             changed = _change(flow, changed, random)
-        alike = _without_difference(flow, changed)
+        alike = without_difference(flow, changed)
         if alike not in known:
             known[alike] = make(flow, changed, length)
         if (starts := known[alike]) and flow.makespan(starts) <= length:
@@ -55,7 +55,7 @@ def _change(flow: Flow, tuned: Tuning, random: Random) -> Tuning:
     return replace(tuned, patience=random.choice(_PATIENCE))
 
 
-def _without_difference(flow: Flow, tuned: Tuning) -> Tuning:
+def without_difference(flow: Flow, tuned: Tuning) -> Tuning:
     """The same for all that make one schedule: of offsets only what differs on a device counts, of micro-batches in
     flight only what memory has room for."""
     base = [tuned.forward[flow.stages_of[d][0]] for d in flow.device]
