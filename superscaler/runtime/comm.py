@@ -30,7 +30,10 @@ class Posted(NamedTuple):
 class Handle(Protocol):
     """A communication under way. Its tensors must stay untouched until ``wait`` has returned."""
 
-    posted: Posted
+    @property
+    def posted(self) -> Posted:
+        """What it stands for."""
+        ...
 
     def ready(self) -> bool:
         """Whether ``wait`` would return at once."""
@@ -42,7 +45,7 @@ class Handle(Protocol):
 
 
 class Comm(Protocol):
-    """One worker's side of all communication. Tensors are contiguous.
+    """One worker's side of all communication. Tensors are contiguous, but those that are sent.
 
     ``ordered``: peers must post what they exchange in one order; otherwise keys alone match them.
     """
@@ -50,7 +53,10 @@ class Comm(Protocol):
     ordered: bool
 
     def send(self, tensor: Tensor, peer: int, key: Key) -> Handle | None:
-        """Send a tensor to a peer, which receives the same key. None: it was copied, there is nothing to wait for."""
+        """Send a tensor, in row-major order, to a peer that receives as many elements under the same key.
+
+        None: it was copied, there is nothing to wait for.
+        """
         ...
 
     def recv(self, tensor: Tensor, peer: int, key: Key) -> Handle:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from superscaler.runtime.comm import Handle, Posted
+from superscaler.runtime.post import Post
 
 _COPY = Posted("copy between device and host memory", (0, 0), ())
 
@@ -32,8 +33,11 @@ class Copies:
     def _stream(self) -> Any:
         return torch.cuda.Stream(self.device)
 
-    def copy(self, src: Tensor, dst: Tensor) -> Generator[Handle, None, Tensor]:
-        """Copy ``src`` to ``dst``: yields what is to be waited for, returns ``dst``."""
+    def copy(self, src: Tensor, dst: Tensor) -> Post:
+        """Begin to copy ``src`` to ``dst``, which is the result."""
+        return Post(self._copy(src, dst))
+
+    def _copy(self, src: Tensor, dst: Tensor) -> Generator[Handle, None, Tensor]:
         yield _Streamed(self._stream, src, dst) if self.device.type == "cuda" else _Threaded(self._thread, src, dst)
         return dst
 

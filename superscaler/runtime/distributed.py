@@ -24,7 +24,7 @@ from superscaler.ir.layout import PartialKind
 from superscaler.ir.plan import Plan
 from superscaler.runtime.comm import Group, Handle, Key, Posted
 from superscaler.runtime.mail import Mail, deliver, received, receivers
-from superscaler.runtime.mailbox import LARGEST, Mailbox
+from superscaler.runtime.mailbox import Mailbox
 from superscaler.runtime.measuring import Holders, holders, settle
 
 # Named so from torch 2.12 on; 2.11 has them under the names that are deprecated since.
@@ -76,10 +76,14 @@ class _Working:
 class _Awaited:
     """A message to come by a mailbox."""
 
-    __slots__ = ("box", "comm", "posted", "tensor")
+    __slots__ = ("box", "comm", "key", "peer", "tensor")
 
-    def __init__(self, comm: DistributedComm, posted: Posted, box: Mailbox, tensor: Tensor) -> None:
-        self.comm, self.posted, self.box, self.tensor = comm, posted, box, tensor
+    def __init__(self, comm: DistributedComm, peer: int, key: Key, box: Mailbox, tensor: Tensor) -> None:
+        self.comm, self.peer, self.key, self.box, self.tensor = comm, peer, key, box, tensor
+
+    @property
+    def posted(self) -> Posted:
+        return Posted("receive", self.key, (self.peer,))
 
     def ready(self) -> bool:
         return self.box.full()
@@ -87,7 +91,7 @@ class _Awaited:
     def wait(self) -> None:
         comm, limit = self.comm, self.comm.limit.total_seconds()
         try:
-            self.box.take(self.tensor, limit, comm.mail.gone[self.posted.peers[0]])
+            self.box.take(self.tensor, limit, comm.mail.gone[self.peer])
         except TimeoutError as e:
             raise _late(comm.worker, self.posted, limit) from e
         except ConnectionError as e:
@@ -192,10 +196,10 @@ class DistributedComm:
 
     def send(self, tensor: Tensor, peer: int, key: Key) -> Handle | None:
         box = self.mail.outgoing.get((key, peer))
-        if box is not None and tensor.nbytes <= LARGEST:
-            box.put(tensor)
+        if box is not None and box.put(tensor):
             give_way()
             return None
+        tensor = tensor.contiguous()
         held = holders(tensor)
         work = self._backend(tensor).send([tensor], peer, self._tag(key))
         give_way()
@@ -203,8 +207,8 @@ class DistributedComm:
 
     def recv(self, tensor: Tensor, peer: int, key: Key) -> Handle:
         box = self.mail.incoming.get((key, peer))
-        if box is not None and tensor.nbytes <= LARGEST:
-            return _Awaited(self, Posted("receive", key, (peer,)), box, tensor)
+        if box is not None and box.fits(tensor):
+            return _Awaited(self, peer, key, box, tensor)
         held = holders(tensor)
         work = self._backend(tensor).recv([tensor], peer, self._tag(key))
         return self._handle("receive", key, (peer,), work, held)

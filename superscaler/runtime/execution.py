@@ -19,11 +19,12 @@ from superscaler.ir.program import Accumulate, Collect, Item, Program
 from superscaler.ir.region import Region
 from superscaler.runtime.arena import Storage
 from superscaler.runtime.binding import Binding
-from superscaler.runtime.blocks import Code, Post
+from superscaler.runtime.blocks import Code
 from superscaler.runtime.clock import clock
 from superscaler.runtime.comm import Comm, Handle
 from superscaler.runtime.copies import Copies
 from superscaler.runtime.hazards import Access, receiving_early, waits
+from superscaler.runtime.post import UnderWay
 from superscaler.runtime.resolve import Resolver
 from superscaler.runtime.steps import emit
 from superscaler.runtime.storage import at_of, places, reads, writes
@@ -154,31 +155,29 @@ class Execution:
         r = self.registers
         for name, value in self.program.inputs.items():
             r[self.binding.base[value]] = inputs[name].to(self.context.device)
-        posts: dict[int, Post] = {}
+        posts: dict[int, UnderWay] = {}
         begin, end, progress = self.clock.begin, self.clock.end, self.progress
         self.clock.restart()
         for item in self.items:
             progress[0] = number = item.number
             for other in item.waits:
-                yield from self._finish(other, posts)
+                yield from posts.pop(other)
+                end(other)
             begin(number)
             if not item.generates:
                 item.function(r, item.microbatch, item.table, seed)
             elif item.posted:
-                posts[number] = Post(item.function(r, item.microbatch, item.table, seed))
+                posts[number] = item.function(r, item.microbatch, item.table, seed)
             else:
                 yield from item.function(r, item.microbatch, item.table, seed)
             end(number)
             for register in item.drops:
                 r[register] = None
         for other in self.pending_at_end:
-            yield from self._finish(other, posts)
+            yield from posts.pop(other)
+            end(other)
         for register in self.last:
             r[register] = None
-
-    def _finish(self, number: int, posts: dict[int, Post]) -> Run:
-        yield from posts.pop(number).finish()
-        self.clock.end(number)
 
     def hold(self, state: str, tensor: Tensor) -> None:
         """A state tensor lies elsewhere from now on, or more of it is there."""

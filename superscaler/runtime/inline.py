@@ -54,7 +54,7 @@ class _Letters:
 
     def wait(self) -> None:
         for address, tensor in self.tensors.items():
-            tensor.copy_(self.mail.pop(address))
+            tensor.view(-1).copy_(self.mail.pop(address).view(-1))
 
 
 class _Member:
@@ -106,7 +106,7 @@ class InlineComm:
         self.worker = worker
 
     def send(self, tensor: Tensor, peer: int, key: Key) -> None:
-        self.exchange.mail[key, self.worker, peer] = tensor.clone()
+        self.exchange.mail[key, self.worker, peer] = tensor.clone(memory_format=torch.contiguous_format)
 
     def recv(self, tensor: Tensor, peer: int, key: Key) -> Handle:
         return _Letters(Posted("receive", key, (peer,)), self.exchange, self.worker, {peer: tensor})

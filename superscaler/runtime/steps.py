@@ -52,14 +52,14 @@ def _write(w: Writer, i: int, step: Step) -> None:
         case Collect():
             _collect(w, i, step)
         case Commit() if w.block.lane == "transfer":
-            w.out.transfer("_", f"{_copying(w)}({w.var(step.src, ())}, {w.var(step.state, ())})")
+            w.out.transfer("", f"{_copying(w)}({w.var(step.src, ())}, {w.var(step.state, ())})", placed=True)
         case Commit():
             if w.alias.get(step.src) != step.state:
                 w.out.line(f"{w.var(step.state, ())}.copy_({w.var(step.src, ())})")
         case Offload():
             _offload(w, step)
         case Send():
-            w.out.transfer("_", f"{_bound(w, transfer.send, step)}({w.var(step.src, step.at)})")
+            w.out.transfer("", f"{_bound(w, transfer.send, step)}({w.var(step.src, step.at)})", placed=True)
         case Recv():
             _recv(w, step)
         case Collective():
@@ -129,7 +129,7 @@ def _collecting(pack: Packing, shape: tuple[int, ...] | None) -> Callable[[Any, 
 def _offload(w: Writer, step: Offload) -> None:
     src, dst = w.var(step.src, ()), w.var(step.dst, ())
     into = dst if w.place(step.dst) == "arena" else f"{w.out.entry(lambda j: _beside(w, step))}({src})"
-    w.out.transfer(dst, f"{_copying(w)}({src}, {into})")
+    w.out.transfer(dst, f"{_copying(w)}({src}, {into})", placed=w.place(step.dst) == "arena")
 
 
 def _copying(w: Writer) -> str:
@@ -155,11 +155,11 @@ def _bound(w: Writer, make: Callable[..., transfer.Transfer], step: Send | Recv 
 def _recv(w: Writer, step: Recv) -> None:
     local = w.var(step.local, step.at) if step.local >= 0 else "None"
     device = w.out.entry(lambda j: w.context.device)
-    out = w.storage(step.dst, step.at)
-    w.out.transfer(w.var(step.dst, step.at), f"{_bound(w, transfer.recv, step)}({local}, {out}, {device})")
+    dst, out = w.var(step.dst, step.at), w.storage(step.dst, step.at)
+    w.out.transfer(dst, f"{_bound(w, transfer.recv, step)}({local}, {out}, {device})", placed=out == dst)
 
 
 def _collective(w: Writer, step: Collective) -> None:
-    out = w.storage(step.dst, step.at)
+    dst, out = w.var(step.dst, step.at), w.storage(step.dst, step.at)
     expression = f"{_bound(w, transfer.collective, step)}({w.var(step.src, step.at)}, {out})"
-    w.out.transfer(w.var(step.dst, step.at), expression, rounds=transfer.rounds(w.binding, step))
+    w.out.transfer(dst, expression, placed=out == dst, rounds=transfer.rounds(w.binding, step))

@@ -142,3 +142,37 @@ def test_others_can_open_them_only_while_the_descriptor_is_open() -> None:
     os.close(descriptor)
     with pytest.raises(OSError, match="No such file"):
         Shelf.open(os.getpid(), descriptor, shelf.count)
+
+
+@given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6), data=st.data())
+def test_whatever_tensors_a_message_lies_in(sizes: list[int], data: st.DataObject) -> None:
+    """One mailbox, message after message: from tensors that were there before, that are new, that are changed."""
+    shelf, descriptor = Shelf.make(1)
+    os.close(descriptor)
+    sender, receiver = shelf.mailbox(0), shelf.mailbox(0)
+    sources = [torch.zeros(2, size) for size in sizes]
+    targets = [torch.zeros(2, size) for size in sizes]
+    for turn in range(8):
+        n = data.draw(st.integers(0, len(sizes) - 1))
+        if data.draw(st.booleans()):
+            sources[n], targets[n] = torch.zeros(2, sizes[n]), torch.zeros(2, sizes[n])
+        sources[n].copy_(torch.arange(2.0 * sizes[n]).view(2, -1) + turn)
+        assert sender.put(sources[n])
+        receiver.take(targets[n], 5.0, never)
+        assert torch.equal(sources[n], targets[n])
+
+
+def test_a_message_is_in_row_major_order(boxes: tuple[Mailbox, Mailbox]) -> None:
+    sender, receiver = boxes
+    across = torch.arange(6.0).view(2, 3).t()
+    for _ in range(2):
+        sender.put(across)
+        assert torch.equal(taken(receiver, torch.zeros(3, 2)), across)
+
+
+def test_what_does_not_fit_is_not_put_in(boxes: tuple[Mailbox, Mailbox]) -> None:
+    sender, receiver = boxes
+    large = torch.zeros(LARGEST + 1, dtype=torch.uint8)
+    assert not sender.fits(large)
+    assert not sender.put(large)
+    assert not receiver.full()

@@ -38,7 +38,7 @@ def _nap(milliseconds: float) -> None:
 
 def slept(x: Tensor, milliseconds: float, *_: float, out: Tensor | None = None) -> Tensor:
     """``x`` (written to ``out``), that many milliseconds after all work before it on its device is done."""
-    if x.is_cuda:
+    if torch.cuda.is_initialized() and x.is_cuda:
         torch.cuda.current_stream(x.device).synchronize()
     if milliseconds:
         _nap(milliseconds)
