@@ -38,9 +38,10 @@ class Mapper:
     """Started by the first request; ends with the pool."""
 
     def __init__(self, space: Mappable) -> None:
-        self._space = weakref.ref(space)
         self._queue: SimpleQueue[Request] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=work, args=(weakref.ref(space), self._queue), name="mapper", daemon=True)
+        # Whoever takes it from here may start the thread: callers ask without a lock, and a finalizer inside another.
+        self._unstarted = [self._thread]
         weakref.finalize(space, self._queue.put, None).atexit = False
 
     def extend_ahead(self, region: Region, prefix: int) -> None:
@@ -52,17 +53,20 @@ class Mapper:
         self._ask((region, None))
 
     def stop(self) -> None:
-        """End the thread, after the request it is working on."""
-        thread, self._thread = self._thread, None
-        if thread is not None and thread is not threading.current_thread():
-            self._queue.put(None)
-            thread.join()
+        """End the thread, after the request it is working on; it does not start any more."""
+        with contextlib.suppress(IndexError):
+            self._unstarted.pop()
+        self._queue.put(None)
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join()
 
     def _ask(self, request: Request) -> None:
         self._queue.put(request)
-        if self._thread is None:
-            self._thread = threading.Thread(target=work, args=(self._space, self._queue), name="mapper", daemon=True)
-            self._thread.start()
+        try:
+            thread = self._unstarted.pop()
+        except IndexError:
+            return
+        thread.start()
 
 
 def work(space: weakref.ref[Mappable], queue: SimpleQueue[Request]) -> None:

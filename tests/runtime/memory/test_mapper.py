@@ -1,5 +1,6 @@
 """Off the critical path: mapping ahead, lazy release, counters; and no deadlock."""
 
+import contextlib
 import gc
 import sys
 import threading
@@ -9,6 +10,8 @@ import pytest
 import torch
 from memory_pools import BACKENDS, CHUNK, open_pool
 
+from superscaler.errors import UseAfterFree
+
 GIB = 1 << 30
 
 
@@ -17,6 +20,21 @@ def wait_for(condition) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the background thread did not get there"
         time.sleep(0.001)
+
+
+def mappers() -> int:
+    return sum(thread.name == "mapper" for thread in threading.enumerate())
+
+
+@contextlib.contextmanager
+def switching_often():
+    """The interpreter switches threads as often as it can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -77,9 +95,6 @@ def test_a_lazy_pool_settles_at_once_when_memory_is_short():
 
 
 def test_the_thread_ends_with_its_pool():
-    def mappers() -> int:
-        return sum(thread.name == "mapper" for thread in threading.enumerate())
-
     before = mappers()
     with open_pool("host") as pool:
         pool.reserve(GIB).extend_ahead(CHUNK)
@@ -92,13 +107,45 @@ def test_the_thread_ends_with_its_pool():
     wait_for(lambda: mappers() == before)
 
 
+def test_threads_that_ask_at_once_share_one_mapper():
+    # A second one would take the word that ends the first, and closing the pool would wait for ever.
+    def ask(pool) -> None:
+        region = pool.reserve(GIB)
+        ready.append(region)
+        while len(ready) < 4:  # a barrier would let them go one by one
+            pass
+        region.extend_ahead(CHUNK)
+
+    before = mappers()
+    with switching_often():
+        for _ in range(50):
+            with open_pool("host") as pool:
+                ready = []
+                threads = [threading.Thread(target=ask, args=(pool,), daemon=True) for _ in range(4)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join(60)
+                assert mappers() == before + 1
+
+
+def test_a_closed_pool_starts_no_mapper():
+    pool = open_pool("host", lazy=True)
+    region = pool.reserve(GIB)
+    pool.close()
+    before = mappers()
+    with pytest.raises(UseAfterFree):
+        region.extend_ahead(CHUNK)
+    pool.space.mapper.stop()
+    assert mappers() == before
+
+
 def test_finalizers_threads_and_the_background_cannot_deadlock():
-    # The interpreter switches threads as often as it can, collections run everywhere, views die in all of them.
-    interval, threshold = sys.getswitchinterval(), gc.get_threshold()
-    sys.setswitchinterval(1e-6)
+    # Collections run everywhere, views die in all of them.
+    threshold = gc.get_threshold()
     gc.set_threshold(5, 2, 2)
     try:
-        with open_pool("host", chunks=4096, lazy=True) as pool:
+        with switching_often(), open_pool("host", chunks=4096, lazy=True) as pool:
             threads = [threading.Thread(target=churn, args=(pool, seed), daemon=True) for seed in range(4)]
             for thread in threads:
                 thread.start()
@@ -114,7 +161,6 @@ def test_finalizers_threads_and_the_background_cannot_deadlock():
                 time.sleep(0.05)
             assert pool.stats().committed == pool.stats().mapped == 0
     finally:
-        sys.setswitchinterval(interval)
         gc.set_threshold(*threshold)
 
 
