@@ -106,7 +106,7 @@ def test_a_prompt_of_any_length_goes_through_one_bucket(
 
 def bodies(job: Job) -> str:
     executions = [w.entries["decode"] for w in job._crew.workers]  # type: ignore[union-attr]
-    return "\n".join(body.module.code for e in executions for body, _ in e.context.bodies.values())
+    return "\n".join(body.module.code for e in executions for body in e.context.used.values())
 
 
 def test_caches_are_split_by_heads_written_in_place_and_mapped_as_they_fill() -> None:

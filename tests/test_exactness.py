@@ -110,7 +110,7 @@ def drawn(draw: st.DrawFn) -> tuple[dict[str, int], int, str, int]:
     return sizes, batch, plan, data * tensor * pipeline
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(drawn())
 def test_any_size_and_plan(case: tuple[dict[str, int], int, str, int]) -> None:
     sizes, batch, plan, devices = case

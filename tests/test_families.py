@@ -76,7 +76,7 @@ def assert_exact_if_legal(name: str, plan: RandomPlan) -> None:
         assume(False)
 
 
-@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(["bert", "vit", "qwen2", "gpt2", "mixtral", "t5"]), random_plans(BATCH))
 def test_random_plans(name: str, plan: RandomPlan) -> None:
     assert_exact_if_legal(name, plan)

@@ -7,6 +7,7 @@ numbers, then the storage of the outputs that live in the arena. It returns the 
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -90,6 +91,7 @@ class _Builder:
         self.parameters: list[fx.Node] = []
         self.seed: fx.Node | None = None
         self.storage: dict[int, fx.Node] = {}
+        self.passed: set[int] = set()  # results that are their operands, handed on
         self.copies = self.copied = 0
 
     def build(self) -> Body:
@@ -101,6 +103,7 @@ class _Builder:
         for position in self.uses.given:
             self.storage[self.outs[position]] = self.graph.placeholder(f"out{position}")
         short = fused(lines, self._shapes(), keep=frozenset(self.outs))
+        self._hand_on(short)
         for line in short:
             self._line(line)
         self._return()
@@ -114,13 +117,30 @@ class _Builder:
             shapes.update(zip(line.outs, line.shapes, strict=True))
         return shapes
 
+    def _hand_on(self, lines: list[Line]) -> None:
+        """Where an op hands on what nobody else reads, its operand is made where its result goes, and stays there."""
+        reads = Counter(number for line in lines for number in line.ins)
+        made = {line.outs[0] for line in lines if len(line.outs) == 1 and line.target not in VIEWS}
+        for line in reversed(lines):
+            if line.target not in ops.HANDING_ON:
+                continue
+            operand, result = line.ins[0], line.outs[0]
+            if reads[operand] != 1 or operand not in made or operand in self.outs:
+                continue
+            self.passed.add(result)
+            if result in self.storage and self.same[result] and result not in self.added:
+                self.storage[operand], self.same[operand] = self.storage.pop(result), True
+                self.itemsize[operand] = self.itemsize[result]
+
     def _line(self, line: Line) -> None:
         copied = dict(self.uses.updated).get(line.outs[0])
         args, kwargs = self._args(line)
         if copied is not None:
             self._update(line, args, copied)
             return
-        if len(line.outs) == 1 and self._direct(line, args, kwargs):
+        if line.outs[0] in self.passed:
+            kwargs["out"] = args[0]
+        elif len(line.outs) == 1 and self._direct(line, args, kwargs):
             return
         result = self.graph.call_function(function_of(line.target), args, kwargs)
         result.meta["line"] = line

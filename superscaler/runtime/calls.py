@@ -20,7 +20,7 @@ from superscaler.runtime.writer import Writer
 def write_call(w: Writer, i: int, call: Call) -> None:
     """``results = body(inputs, parameters, seed, storage)``."""
     definition = w.binding.entry.definitions[call.definition]
-    updates = in_place(w.binding.program, w.block, i, w.binding.entry.definitions)
+    updates = in_place(w.binding.program, w.context.users, w.block, i, w.binding.entry.definitions)
     sums = _sums(w, i, call)
     uses = _uses(w, call, updates, sums)
     resolve = _resolver(w, call, definition)

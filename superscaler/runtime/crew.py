@@ -11,7 +11,7 @@ from torch import Tensor
 from superscaler.errors import WorkerError
 from superscaler.ir.plan import Plan
 from superscaler.runtime.inline import Exchange, InlineComm, drive
-from superscaler.runtime.worker import Worker, WorkerOptions, make_worker
+from superscaler.runtime.worker import Worker, WorkerOptions, bodies_of, make_worker
 
 Inputs = Sequence[Mapping[str, Tensor]]  # per worker: the parts of the inputs that it needs
 
@@ -43,9 +43,10 @@ class InlineCrew:
         self.shared = plan.workers > 1
         self.exchange = Exchange()
         self.workers: list[Worker] = []
+        bodies = bodies_of(options)
         try:
             for i in range(plan.workers):
-                self.workers.append(make_worker(plan, i, InlineComm(self.exchange, i), options))
+                self.workers.append(make_worker(plan, i, InlineComm(self.exchange, i), options, bodies))
         except BaseException:
             self.close()
             raise

@@ -27,8 +27,8 @@ from superscaler.runtime.hazards import Access, receiving_early, waits
 from superscaler.runtime.post import UnderWay
 from superscaler.runtime.resolve import Resolver
 from superscaler.runtime.steps import emit
-from superscaler.runtime.storage import at_of, places, reads, writes
-from superscaler.runtime.writer import Context, Prepare
+from superscaler.runtime.storage import at_of, places, reads, users, writes
+from superscaler.runtime.writer import Bodies, Context
 from superscaler.transforms.cache import APPEND
 
 Run = Generator[Handle, None, None]
@@ -63,18 +63,19 @@ class Execution:
         state: Mapping[str, Tensor],
         storage: Storage,
         device: torch.device,
-        prepare: Prepare,
+        bodies: Bodies,
     ) -> None:
         self.program = program
         self.binding = Binding(plan, entry, program, worker)
-        self.places = places(program)
+        using = users(program)
+        self.places = places(program, using)
         self.registers: list[Tensor | None] = [None] * self.binding.registers
         self.spans = self._arena(storage)
         for name, value in program.state.items():
             self.registers[self.binding.base[value]] = state[name]
         resolver = Resolver(entry.graph, plan.space)
         first = _first_writes(self.binding)
-        self.context = Context(self.binding, comm, device, self.places, first, prepare, resolver, Copies(device))
+        self.context = Context(self.binding, comm, device, self.places, using, first, bodies, resolver, Copies(device))
         self.codes: list[Code] = [emit(self.context, n) for n in range(len(program.blocks))]
         self.items = self._bind()
         self.last = self._ends()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from superscaler.ir.program import (
@@ -63,12 +63,17 @@ def touched(block: Block) -> Iterator[int]:
         yield from writes(step)
 
 
-def places(program: Program) -> list[Place]:
-    """Where each value lives. ``local``: it dies with the instance of the one block that uses it."""
-    users: dict[int, set[int]] = {}
+def users(program: Program) -> dict[int, set[int]]:
+    """The blocks that touch each value, by number."""
+    found: dict[int, set[int]] = {}
     for number, block in enumerate(program.blocks):
         for value in touched(block):
-            users.setdefault(value, set()).add(number)
+            found.setdefault(value, set()).add(number)
+    return found
+
+
+def places(program: Program, users: Mapping[int, set[int]]) -> list[Place]:
+    """Where each value lives. ``local``: it dies with the instance of the one block that uses it."""
     found: list[Place] = []
     arena = {buffer.value for buffer in program.buffers}
     kept = {*program.outputs.values(), *program.gradients.values()}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from superscaler.ir.program import Block, Call, Commit, Definition, Mask, Program, Row, Slice, Step
 from superscaler.runtime.body import VIEWS
 from superscaler.runtime.ops import INPLACE
-from superscaler.runtime.storage import reads, touched
+from superscaler.runtime.storage import reads
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,10 @@ class InPlace:
     state: Mapping[int, int]
 
 
-def in_place(program: Program, block: Block, number: int, definitions: Sequence[Definition]) -> InPlace:
-    """What of the call that is step ``number`` of a block can run in place."""
+def in_place(
+    program: Program, users: Mapping[int, set[int]], block: Block, number: int, definitions: Sequence[Definition]
+) -> InPlace:
+    """What of the call that is step ``number`` of a block can run in place. ``users``: the blocks of each value."""
     call = block.steps[number]
     assert isinstance(call, Call)
     definition = definitions[call.definition]
@@ -37,7 +39,7 @@ def in_place(program: Program, block: Block, number: int, definitions: Sequence[
         kept = {
             k: value
             for k, value in found.items()
-            if not _used_elsewhere(program, block, value)
+            if not _used_elsewhere(program, users, value)
             and not _read_between(block, number, commits[value][0], commits[value][1])
             and not _seen_through_views(block, number, definitions, commits[value][1])
         }
@@ -69,9 +71,9 @@ def _row(
     return found
 
 
-def _used_elsewhere(program: Program, block: Block, value: int) -> bool:
+def _used_elsewhere(program: Program, users: Mapping[int, set[int]], value: int) -> bool:
     named = value in program.outputs.values() or value in program.gradients.values()
-    return named or any(value in touched(other) for other in program.blocks if other is not block)
+    return named or len(users[value]) > 1
 
 
 def _read_between(block: Block, start: int, stop: int, value: int) -> bool:

@@ -28,7 +28,7 @@ from superscaler.runtime.measuring import peak
 from superscaler.runtime.ops import set_device
 from superscaler.runtime.packing import packing
 from superscaler.runtime.rehearsal import Rehearsal
-from superscaler.runtime.writer import Prepare
+from superscaler.runtime.writer import Bodies
 from superscaler.transforms.cache import START
 
 Parts = list[tuple[Region, Tensor]]
@@ -52,7 +52,7 @@ class Worker:
     """One worker of a plan."""
 
     def __init__(
-        self, plan: Plan, index: int, comm: Comm, *, device: torch.device, prepare: Prepare, budget: int | None = None
+        self, plan: Plan, index: int, comm: Comm, *, device: torch.device, bodies: Bodies, budget: int | None = None
     ) -> None:
         self.plan = plan
         self.index = index
@@ -65,18 +65,18 @@ class Worker:
         if device.type == "cpu":
             heap.keep()
         try:
-            self._prepare(comm, prepare)
+            self._prepare(comm, bodies)
         except BaseException:
             self.close()
             raise
 
-    def _prepare(self, comm: Comm, prepare: Prepare) -> None:
+    def _prepare(self, comm: Comm, bodies: Bodies) -> None:
         plan, storage, index = self.plan, self.storage, self.index
         self.state = storage.state
         self.regions = {tensor.name: region for tensor, region in storage.regions.items()}
         programs = {name: program_of(entry, index) for name, entry in plan.entries.items()}
         self.entries = {
-            name: Execution(plan, plan.entries[name], program, index, comm, self._held(), storage, self.device, prepare)
+            name: Execution(plan, plan.entries[name], program, index, comm, self._held(), storage, self.device, bodies)
             for name, program in programs.items()
             if program is not None
         }
@@ -216,7 +216,7 @@ class Worker:
         all bodies, run once, write to the arena by copies); once measured, ``workspace`` (the most that a run had
         allocated beside them) and ``peak``, the sum of state, arena and workspace."""
         stats = self.storage.pool.stats()
-        bodies = [body for e in self.entries.values() for body, _ in e.context.bodies.values()]
+        bodies = [body for e in self.entries.values() for body in e.context.used.values()]
         found = {
             "state": self._bytes_in("device"),
             "host": self._bytes_in("host"),
@@ -252,13 +252,17 @@ def inside(context: Callable[[], AbstractContextManager[None]], run: Run) -> Run
         yield handle
 
 
-def make_worker(plan: Plan, index: int, comm: Comm, options: WorkerOptions) -> Worker:
-    """A worker on its device."""
+def bodies_of(options: WorkerOptions) -> Bodies:
+    """None yet; for all workers of one plan in this process."""
+    return Bodies(compiled if options.compile else plain)
+
+
+def make_worker(plan: Plan, index: int, comm: Comm, options: WorkerOptions, bodies: Bodies | None = None) -> Worker:
+    """A worker on its device. ``bodies``: what others of the same plan have made in this process."""
     device = torch.device(options.device)
     set_device(device)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     with torch.no_grad():
-        prepare = compiled if options.compile else plain
         comm = Rehearsal(comm) if options.compile else comm
-        return Worker(plan, index, comm, device=device, prepare=prepare, budget=options.memory)
+        return Worker(plan, index, comm, device=device, bodies=bodies or bodies_of(options), budget=options.memory)

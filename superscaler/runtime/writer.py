@@ -22,19 +22,28 @@ Prepare = Callable[[Body], Callable[..., Any]]
 First = frozenset[tuple[int, int, int]]  # (block, micro-batch, step) of the steps that write first what others add to
 
 
+@dataclass(frozen=True)
+class Bodies:
+    """The bodies of one plan, each made once for all workers of a process. ``prepare``: makes of one what is called."""
+
+    prepare: Prepare
+    made: dict[Any, tuple[Body, Callable[..., Any]]] = field(default_factory=dict)
+
+
 @dataclass
 class Context:
-    """What all blocks of one worker's Program share. ``prepare``: turns a body into what is called."""
+    """What all blocks of one worker's Program share. ``users``: blocks of each value; ``used``: the worker's bodies."""
 
     binding: Binding
     comm: Comm
     device: torch.device
     places: list[Place]
+    users: Mapping[int, set[int]]
     first: First
-    prepare: Prepare
+    bodies: Bodies
     resolver: Resolver
     copies: Copies
-    bodies: dict[Any, tuple[Body, Callable[..., Any]]] = field(default_factory=dict)
+    used: dict[Any, Body] = field(default_factory=dict)
 
     def body(self, call: Call, resolved: Resolved, uses: Outputs, storage: Mapping[int, int]) -> Callable[..., Any]:
         """What runs a call at these shapes, made once for all calls that are equal in that.
@@ -42,14 +51,16 @@ class Context:
         ``storage``: outputs, by position, that go into the storage of another value.
         """
         into = tuple((p, self.binding.dtype(v)) for p, v in sorted(storage.items()))
-        key = (call.definition, resolved.lines, resolved.shapes, uses, into)
-        found = self.bodies.get(key)
+        entry = id(self.binding.entry)  # which the plan has as long as its bodies are
+        key = (entry, call.definition, resolved.lines, resolved.shapes, uses, into)
+        found = self.bodies.made.get(key)
         if found is None:
             definition = self.binding.entry.definitions[call.definition]
             made = [self.binding.dtype(v) for v in call.outs]
             dtypes = {p: (d, self.binding.dtype(storage.get(p, call.outs[p]))) for p, d in enumerate(made)}
             body = build(f"definition_{call.definition}", resolved, definition.outs, uses, dtypes)
-            found = self.bodies[key] = (body, self.prepare(body))
+            found = self.bodies.made[key] = (body, self.bodies.prepare(body))
+        self.used[key] = found[0]
         return found[1]
 
 

@@ -16,6 +16,7 @@ import msgspec
 from superscaler.ir.graph import Graph, Op
 from superscaler.ir.program import Accumulate, At, Collective, Commit, Mask, Slice, Step, Value
 from superscaler.ir.rules import rule_for
+from superscaler.ir.rules.optimizer import CLIPS
 from superscaler.transforms.blocks import Body, Compute
 from superscaler.transforms.group import Instance, gathered, instance
 from superscaler.transforms.usage import at_of, reads, writes
@@ -140,8 +141,8 @@ class _Task:
         """What an op allocates for itself, beside its results."""
         half = [self.graph.tensor[name].dtype in HALF for name in op.inputs]
         match op.target:
-            case "superscaler.adamw" | "superscaler.sgd" if len(op.inputs) > 3:
-                return self.size(step.ins[1])  # the clipped gradient
+            case "superscaler.adamw" | "superscaler.sgd":
+                return self._update(op, step)
             case "superscaler.logsumexp":
                 return (4 if half[0] else 1) * self.size(step.ins[0])  # computed in float32
             case "superscaler.embedding_backward" if half[0]:
@@ -154,6 +155,13 @@ class _Task:
                 return self._attention(op, step)
             case _:
                 return 0
+
+    def _update(self, op: Op, step: Compute) -> int:
+        """The clipped gradient, or what momentum, weight decay or half precision make of it."""
+        clip = self.graph.producer[op.inputs[CLIPS[op.target]]]
+        plain = op.target == "superscaler.adamw" or (len(op.inputs) == 4 and not op.args[-1])
+        one_dtype = self.graph.tensor[op.inputs[0]].dtype == self.graph.tensor[op.inputs[1]].dtype
+        return 0 if clip.target == "superscaler.full" and plain and one_dtype else self.size(step.ins[1])
 
     def _attention(self, op: Op, step: Compute) -> int:
         """Key-value heads repeated for the query heads that share them; the scores, where no fused kernel applies."""

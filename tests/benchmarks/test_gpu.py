@@ -55,15 +55,15 @@ def test_what_does_not_depend_on_speed_is_met_here_too(tmp_path: Path) -> None:
 
 
 def test_training_finds_the_largest_size(tmp_path: Path) -> None:
-    results = measured(tmp_path, "swin-co_shard,gpt-checkpoint,tax")
-    found = {r["row"]: r["measured"] for r in results if r["what"].startswith("largest")}
-    assert found == {"swin-co_shard": "64 (the most that is tried)", "gpt-checkpoint": "64 (the most that is tried)"}
+    results = measured(tmp_path, "gpt-checkpoint,tax")
+    (found,) = (r["measured"] for r in results if r["what"].startswith("largest"))
+    assert found == "64 (the most that is tried)"
     assert next(r["met"] for r in results if r["bar"] == "≤ budget")
 
 
 @pytest.mark.slow
 def test_every_other_row(tmp_path: Path) -> None:
-    results = measured(tmp_path, "plain,budget,gpt-compile,decode,prefill")
+    results = measured(tmp_path, "plain,budget,swin-co_shard,gpt-compile,decode,prefill")
     assert not [r for r in results if "could not" in r["measured"]]
 
 

@@ -43,7 +43,8 @@ PRODUCTS = [
 
 @pytest.mark.parametrize(("plan", "devices"), NAMED + PRODUCTS)
 def test_gpt(plan: str, devices: int) -> None:
-    model, args = gpt(8, layers=8, hidden=16, heads=2, vocab=37)
+    stages = int(plan.partition("stages=")[2].partition(",")[0] or 4)
+    model, args = gpt(8, layers=stages, hidden=16, heads=2, vocab=37)
     found = assert_exact(model, args, plan, devices, optimizer=CLIPPED)
     assert found.entries["train"].certificate.gap >= 0
     assert found.workers == devices

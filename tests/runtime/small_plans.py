@@ -33,7 +33,7 @@ from superscaler.ir.program import (
 )  # fmt: skip
 from superscaler.ir.rules.rule import Split
 from superscaler.runtime.binding import Binding
-from superscaler.runtime.storage import places
+from superscaler.runtime.storage import places, users
 from superscaler.transforms.reshard import route
 
 B, I, H, O = 8, 4, 6, 5  # noqa: E741
@@ -302,7 +302,7 @@ def _with_buffers(plan: Plan, program: Program) -> Program:
     bound = Binding(plan, entry, program, program.workers[0])
     buffers: list[Buffer] = []
     end = 0
-    for value, place in enumerate(places(program)):
+    for value, place in enumerate(places(program, users(program))):
         if place == "held":
             size = -(-bound.tensor(value).bytes // 64) * 64
             count = len(bound.instances(value))

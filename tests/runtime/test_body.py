@@ -87,6 +87,34 @@ def test_ops_without_a_rule_of_ours_get_their_operands_in_one_piece() -> None:
     assert torch.equal(body([turned, doubled], [(2, 3)], (2,), Outputs()).module.forward(A), 2 * A.T)
 
 
+SLEPT = Line("superscaler.sleep", ("$0", 0.0, 0.0), (1,), (2,), ((2, 3),))
+DOUBLED = line("aten.add.Tensor", (0, 0), (1,), (2, 3))
+
+
+@pytest.mark.parametrize("uses", [Outputs(), Outputs(owned=(0,)), Outputs(stored=(0,)), Outputs(added=(0,))])
+@pytest.mark.parametrize("kept", [F64, F32])
+def test_what_only_hands_on_what_nobody_else_reads_copies_nothing(uses: Outputs, kept: torch.dtype) -> None:
+    given = body([DOUBLED, SLEPT], [(2, 3)], (2,), uses, (F64, kept))
+    storage = torch.ones(2, 3, dtype=kept)
+    out = given.module.forward(A, *[storage][: len(uses.given)])
+    assert torch.equal(
+        storage if uses.given else out, (2 * A + (1 if uses.added else 0)).to(kept if uses.given else F64)
+    )
+    assert "out = add" in given.module.code
+    assert given.copies == (1 if uses.stored and kept is F32 else 0)
+
+
+def test_what_others_read_is_copied_before_it_is_handed_on() -> None:
+    again = line("aten.mul.Tensor", (1, 2), (3,), (2, 3))
+    for lines, outs in (([DOUBLED, SLEPT, again], (2, 3)), ([DOUBLED, SLEPT], (1, 2))):
+        first, second = body(lines, [(2, 3)], outs, Outputs()).module.forward(A)
+        assert first.data_ptr() != second.data_ptr()
+        assert torch.equal(first, 2 * A)
+        assert torch.equal(second, 4 * A * A if len(lines) == 3 else 2 * A)
+    own = Line(SLEPT.target, SLEPT.args, (0,), (2,), SLEPT.shapes)
+    assert body([own], [(2, 3)], (2,), Outputs()).module.forward(A).data_ptr() != A.data_ptr()
+
+
 def test_several_results_some_of_them_stored() -> None:
     norm = line("aten.native_layer_norm.default", (0, 1, 1), (2, 3, 4), (2, 3), (2, 1), (2, 1))
     norm = Line(norm.target, ("$0", (3,), "$1", "$2", 1e-5), norm.ins, norm.outs, norm.shapes)

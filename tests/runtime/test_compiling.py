@@ -40,7 +40,7 @@ def test_what_sleeps_is_left_as_it_is() -> None:
 
 def test_optimizer_steps_are_left_as_they_are() -> None:
     with launch(plans.whole(), plans.Reference(), backend="inline") as job:
-        bodies = [body for body, _ in job._crew.workers[0].entries["train"].context.bodies.values()]  # type: ignore[union-attr]
+        bodies = [*job._crew.workers[0].entries["train"].context.used.values()]  # type: ignore[union-attr]
         (optimizer,) = (b for b in bodies if any(line.target == "superscaler.sgd" for line in b.lines))
         assert compiled(optimizer) == optimizer.module.forward
         assert compiled(bodies[0]) != bodies[0].module.forward

@@ -16,6 +16,7 @@ from superscaler.runtime.signals import ENDING, deferred, exit_when_terminated
 def handlers() -> Iterator[None]:
     """What signals do before a test, they do after it."""
     before = {number: signal.getsignal(number) for number in ENDING}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell starts in the background
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from superscaler.ir.layout import Layout
 from superscaler.ir.program import Block, Call, Commit, Definition, Program, Row, Slice, Step, Value
+from superscaler.runtime.storage import users
 from superscaler.runtime.updates import in_place
 
 # p 0, gradient 1, rate 2, clip 3, buffer 4 -> new p 5, new buffer 6
@@ -22,7 +23,8 @@ def updated(
     block = Block("optimizer", "optimizer", "m", steps)
     values = tuple(Value(f"t{i}", Layout("m")) for i in range(9))
     base = program or Program((0,), values, (), (), (), {}, {}, {}, {})
-    found = in_place(replace(base, blocks=(block, *base.blocks)), block, steps.index(CALL), (definition, *others))
+    program = replace(base, blocks=(block, *base.blocks))
+    found = in_place(program, users(program), block, steps.index(CALL), (definition, *others))
     return found.rows, dict(found.state)
 
 
@@ -72,7 +74,7 @@ def test_an_operand_given_twice_is_kept() -> None:
     twice = Call(0, 0, (0, 0, 2, 3, 4), (5, 6), "m")
     block = Block("optimizer", "optimizer", "m", (twice, Commit(5, 0), Commit(6, 4)))
     program = Program((0,), tuple(Value(f"t{i}", Layout("m")) for i in range(9)), (block,), (), (), {}, {}, {}, {})
-    assert in_place(program, block, 0, (SGD,)).rows == ((5, (0,)),)
+    assert in_place(program, users(program), block, 0, (SGD,)).rows == ((5, (0,)),)
 
 
 def test_results_that_others_need_too() -> None:

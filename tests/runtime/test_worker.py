@@ -78,13 +78,13 @@ def test_values_of_a_block_are_dropped_after_their_last_use_and_the_code_can_be_
         source = next(c.source for c in execution.codes if c.block.kind == "backward")
         assert source.startswith('def backward_3(r, j, b, seed):\n    """backward"""\n    v')
         assert "; v9 = None" in source
-        bodies = [body.module.code for body, _ in execution.context.bodies.values()]
+        bodies = [body.module.code for body in execution.context.used.values()]
         assert any("torch.addmm(" in code for code in bodies)
 
 
 def test_equal_micro_batches_share_one_body() -> None:
     with launch(plans.pipelined(8), plans.Reference(), backend="inline") as job:
-        assert len(job._crew.workers[1].entries["train"].context.bodies) == 2  # type: ignore[union-attr]
+        assert len(job._crew.workers[1].entries["train"].context.used) == 2  # type: ignore[union-attr]
 
 
 def test_sums_over_micro_batches_are_formed_where_they_are_kept() -> None:
@@ -92,7 +92,7 @@ def test_sums_over_micro_batches_are_formed_where_they_are_kept() -> None:
         execution = job._crew.workers[0].entries["train"]  # type: ignore[union-attr]
         code = next(c for c in execution.codes if c.block.kind == "backward")
         assert "v" not in code.source.partition('"""backward"""')[2]  # no local is left
-        bodies = [body for body, _ in execution.context.bodies.values() if "mm" in body.module.code]
+        bodies = [body for body in execution.context.used.values() if "mm" in body.module.code]
         first, later = (b.module.code for b in bodies if "threshold_backward" in b.module.code)
         assert "out = out" in first
         assert ".addmm_(" in later

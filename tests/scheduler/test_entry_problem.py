@@ -137,7 +137,7 @@ def test_the_optimizer_of_one_stage_need_not_wait_for_the_other_stage_of_its_dev
 
 
 def test_a_bound_within_memory_holds_for_what_is_solved_within_it() -> None:
-    made = making("pipeline:stages=4,microbatches=8,schedule=solve")
+    made = making("pipeline:stages=4,microbatches=6,schedule=solve")
     lowered = lower(made.tasks())
     entry = entry_problem(lowered, made.cluster)
     inside = stage_flow(entry)

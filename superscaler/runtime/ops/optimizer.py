@@ -82,8 +82,7 @@ def sgd_(
         g = g.add(wide, alpha=weight_decay)
     rate = lr.to(wide.dtype)
     if not state:
-        p.copy_(wide.addcmul(g, rate, value=-1))
-        return p
+        return p.addcmul_(g, rate, value=-1) if wide is p else p.copy_(wide.addcmul(g, rate, value=-1))
     buf = state[0]
     weight: Tensor | float = 1 - dampening
     if len(state) > 1:

@@ -37,11 +37,13 @@ def _nap(milliseconds: float) -> None:
 
 
 def slept(x: Tensor, milliseconds: float, *_: float, out: Tensor | None = None) -> Tensor:
-    """``x`` (written to ``out``), that many milliseconds after all work before it on its device is done."""
+    """``x`` (written to ``out``, which may be ``x``), so many milliseconds after all work before it on its device."""
     if torch.cuda.is_initialized() and x.is_cuda:
         torch.cuda.current_stream(x.device).synchronize()
     if milliseconds:
         _nap(milliseconds)
+    if out is x:
+        return x
     return x.clone() if out is None else out.copy_(x)
 
 

@@ -122,6 +122,9 @@ OUT_FORMS: dict[str, Function] = {
     )
 } | {f"superscaler.{name}": OURS[name] for name in OURS if name.startswith("sleep")}  # fmt: skip
 
+# Targets whose result is their first operand: their ``out`` may be that.
+HANDING_ON = frozenset(target for target in OUT_FORMS if target.startswith("superscaler.sleep"))
+
 # Targets that may overwrite state: the function, and per output the input whose memory it takes.
 INPLACE: dict[str, tuple[Function, tuple[int, ...]]] = {
     "superscaler.adamw": (optimizer.adamw_, (0, 2, 3)),

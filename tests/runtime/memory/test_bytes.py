@@ -188,7 +188,7 @@ def test_others_share_what_its_owner_grows_and_trims(backend):
         sys.setswitchinterval(1e-6)
         for thread in threads:
             thread.start()
-        for _ in range(800):
+        for _ in range(250):
             source.extend(4 * chunk)
             source.trim(0)
         done.set()

@@ -118,7 +118,7 @@ def test_threads_that_ask_at_once_share_one_mapper():
 
     before = mappers()
     with switching_often():
-        for _ in range(50):
+        for _ in range(15):
             with open_pool("host") as pool:
                 ready = []
                 threads = [threading.Thread(target=ask, args=(pool,), daemon=True) for _ in range(4)]

@@ -252,7 +252,7 @@ def test_nobody_is_refused_what_others_can_spare():
     cache = open_cache(pages=4 * each * DENSE.planes)
 
     def traffic(draw):
-        for _ in range(120):
+        for _ in range(40):
             sequence = cache.create(tokens := [draw.randrange(1000) for _ in range(each * 32)])
             try:
                 for token in tokens[sequence.length :]:
