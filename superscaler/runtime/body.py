@@ -155,7 +155,7 @@ class _Builder:
         function, overwrites = ops.INPLACE[line.target]
         given = list(args)
         for k, number in enumerate(line.outs):
-            place = line.args.index(f"${overwrites[k]}")
+            place = overwrites[k]
             if k in copied:
                 storage = self.storage.get(number)
                 fresh = storage is not None and self.same[number] and number not in self.added

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from superscaler.ir.rules.optimizer import CLIPS
 from superscaler.runtime.resolve import Line, Shape
 
 ADDMM = "aten.addmm.default"
@@ -17,13 +16,12 @@ LAYER_NORM_BACKWARD = "aten.native_layer_norm_backward.default"
 
 
 def fused(lines: Sequence[Line], shapes: Mapping[int, Shape], *, keep: frozenset[int]) -> list[Line]:
-    """The lines with products and biases as ``addmm``, and the gradients of a layer norm as one kernel; optimizer steps
-    without a factor of one.
+    """The lines with products and biases as ``addmm``, and the gradients of a layer norm as one kernel.
 
     ``shapes``: local shapes by local number. ``keep``: numbers that must exist afterwards.
     """
     plain = [_undrawn(line) for line in lines]
-    return _layer_norms(_biased(_unclipped(plain, keep), shapes, keep), shapes)
+    return _layer_norms(_biased(plain, shapes, keep), shapes)
 
 
 def _undrawn(line: Line) -> Line:
@@ -31,21 +29,6 @@ def _undrawn(line: Line) -> Line:
     if line.target.startswith("superscaler.attention") and len(line.args) > 3 and line.args[-4] == 0:
         return replace(line, args=(*line.args[:-3], 0, None, line.args[-1]))
     return line
-
-
-def _unclipped(lines: Sequence[Line], keep: frozenset[int]) -> list[Line]:
-    """Gradients that are not clipped are not multiplied by one either, which would be a pass over each and a copy."""
-    ones = {line.outs[0] for line in lines if line.target == "superscaler.full" and line.args[1] == 1}
-    found = [_without_clip(line, ones) for line in lines]
-    read = {n for line in found for k, n in enumerate(line.ins) if f"${k}" in line.args or line.target not in CLIPS}
-    return [line for line in found if line.outs[0] not in ones or line.outs[0] in read | keep]
-
-
-def _without_clip(line: Line, ones: set[int]) -> Line:
-    clip = CLIPS.get(line.target)
-    if clip is None or line.ins[clip] not in ones:
-        return line
-    return replace(line, args=tuple(None if arg == f"${clip}" else arg for arg in line.args))
 
 
 # --- products with a bias ---------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from superscaler.ir.program import Block, Call, Commit, Definition, Mask, Program, Row, Slice, Step
+from superscaler.ir.rules.build import input_of
 from superscaler.runtime.body import VIEWS
 from superscaler.runtime.ops import INPLACE
 from superscaler.runtime.storage import reads
@@ -59,7 +60,8 @@ def _row(
         if k >= len(overwrites) or local not in definition.outs:
             continue
         value = call.outs[definition.outs.index(local)]
-        operand = row.ins[overwrites[k]]
+        number = input_of(row.args[overwrites[k]])
+        operand = definition.inputs if number is None else row.ins[number]
         if value not in commits or operand >= definition.inputs or call.ins[operand] != commits[value][1]:
             continue
         seen = _views(definition, {operand})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
+from itertools import count
 from math import inf, nan
 
 import msgspec
@@ -81,10 +82,15 @@ class _Builder:
         self.tensors.append(Tensor(name, shape, dtype, kind))  # type: ignore[arg-type]
         return name
 
-    def op(self, name: str, target: str, ins: Sequence[str], outs: Sequence[str], *args: object, module: str) -> None:
-        refs = tuple(f"${i}" for i in range(len(ins)))
+    def op(
+        self, name: str, target: str, ins: Sequence[str | None], outs: Sequence[str], *args: object, module: str
+    ) -> None:
+        """``ins``: None for an operand that the op goes without."""
+        given = tuple(i for i in ins if i is not None)
+        numbers = count()
+        refs = tuple(None if i is None else f"${next(numbers)}" for i in ins)
         function = target.rsplit(".", 1)[-1]
-        self.ops.append(Op(name, target, tuple(ins), tuple(outs), (*refs, *args), "optimizer", module, function))
+        self.ops.append(Op(name, target, given, tuple(outs), (*refs, *args), "optimizer", module, function))
 
 
 def with_optimizer(graph: Graph, optimizer: Optimizer | None) -> Graph:
@@ -158,12 +164,11 @@ def _scaled(b: _Builder, lr: str, scale: float, dtype: str) -> str:
     return name
 
 
-def _clip(b: _Builder, graph: Graph, max_norm: float | None, dtype: str) -> str:
-    """The factor on every gradient: 1 without clipping."""
-    clip = b.tensor("clip", (), dtype)
+def _clip(b: _Builder, graph: Graph, max_norm: float | None, dtype: str) -> str | None:
+    """The factor on every gradient: none without clipping."""
     if max_norm is None:
-        b.op("optimizer/clip", "superscaler.full", [], [clip], "#shape", 1.0, dtype, module="optimizer")
-        return clip
+        return None
+    clip = b.tensor("clip", (), dtype)
     squares: list[str] = []
     for name, gradient in graph.gradients.items():
         squares.append(b.tensor(f"{name}.grad_sq", (), dtype))
@@ -195,8 +200,9 @@ def _state(b: _Builder, graph: Graph, name: str, what: str) -> tuple[str, str]:
 
 
 def _adamw(
-    b: _Builder, graph: Graph, o: AdamW, stepped: str, name: str, grad: str, step: str, lr: str, clip: str, decay: float
-) -> dict[str, str]:
+    b: _Builder, graph: Graph, o: AdamW, stepped: str, name: str, grad: str, step: str, lr: str, clip: str | None,
+    decay: float,
+) -> dict[str, str]:  # fmt: skip
     parameter = graph.tensor[name]
     new = b.tensor(f"{stepped}.new", parameter.shape, wide(parameter.dtype))
     m, m_new = _state(b, graph, name, "exp_avg")
@@ -208,7 +214,7 @@ def _adamw(
 
 
 def _sgd(
-    b: _Builder, graph: Graph, o: SGD, stepped: str, name: str, grad: str, lr: str, clip: str, decay: float
+    b: _Builder, graph: Graph, o: SGD, stepped: str, name: str, grad: str, lr: str, clip: str | None, decay: float
 ) -> dict[str, str]:
     parameter = graph.tensor[name]
     new = b.tensor(f"{stepped}.new", parameter.shape, wide(parameter.dtype))

@@ -16,7 +16,7 @@ import msgspec
 from superscaler.ir.graph import Graph, Op
 from superscaler.ir.program import Accumulate, At, Collective, Commit, Mask, Slice, Step, Value
 from superscaler.ir.rules import rule_for
-from superscaler.ir.rules.optimizer import CLIPS
+from superscaler.ir.rules.build import input_of
 from superscaler.transforms.blocks import Body, Compute
 from superscaler.transforms.group import Instance, gathered, instance
 from superscaler.transforms.usage import at_of, reads, writes
@@ -29,7 +29,9 @@ SPREAD = frozenset({"superscaler.expand", "aten.permute.default", "aten.slice.Te
 UPDATES: Mapping[str, tuple[int, ...]] = {
     "superscaler.adamw": (0, 2, 3), "superscaler.sgd": (0, 4), "superscaler.cache_append": (0,),
 }  # fmt: skip
-"""Ops that overwrite state: per output, the input whose memory it takes."""
+"""Ops that overwrite state: per output, the argument whose memory it takes."""
+CLIPS = {"superscaler.adamw": 6, "superscaler.sgd": 3}
+"""Optimizer steps, and which argument is the factor of clipping."""
 HALF = ("bfloat16", "float16")
 SCORES = (3, 6)
 """Tensors of the size of the scores that unfused attention holds at a time, forward and backward."""
@@ -105,7 +107,8 @@ class _Task:
     def _shares(self, op: Op, step: Compute, k: int, value: int) -> int | None:
         """The operand whose memory an output has, if any."""
         if op.target in UPDATES and k < len(UPDATES[op.target]):
-            operand = step.ins[UPDATES[op.target][k]] if UPDATES[op.target][k] < len(step.ins) else -1
+            number = input_of(op.args[UPDATES[op.target][k]])
+            operand = None if number is None else step.ins[number]
             return operand if value in self.committed and self.committed[value] == operand else None
         if self.elsewhere(value) or value in self.sums or not step.ins:
             return None
@@ -157,11 +160,11 @@ class _Task:
                 return 0
 
     def _update(self, op: Op, step: Compute) -> int:
-        """The clipped gradient, or what momentum, weight decay or half precision make of it."""
-        clip = self.graph.producer[op.inputs[CLIPS[op.target]]]
-        plain = op.target == "superscaler.adamw" or (len(op.inputs) == 4 and not op.args[-1])
+        """The gradient as clipping, weight decay, Nesterov's momentum or a wider dtype make it."""
+        clipped = op.args[CLIPS[op.target]] is not None
+        plain = op.target == "superscaler.adamw" or not (op.args[-2] or op.args[-1])
         one_dtype = self.graph.tensor[op.inputs[0]].dtype == self.graph.tensor[op.inputs[1]].dtype
-        return 0 if clip.target == "superscaler.full" and plain and one_dtype else self.size(step.ins[1])
+        return 0 if plain and one_dtype and not clipped else self.size(step.ins[1])
 
     def _attention(self, op: Op, step: Compute) -> int:
         """Key-value heads repeated for the query heads that share them; the scores, where no fused kernel applies."""

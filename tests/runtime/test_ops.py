@@ -311,6 +311,7 @@ def test_out_forms_write_where_they_are_told() -> None:
         "aten.sum.dim_IntList": [x, [0]],
         "aten.amax.default": [x, [0]],
         "aten.pow.Tensor_Scalar": [x, 2],
+        "superscaler.cast": [x, torch.bfloat16],
     }
     for target, form in OUT_FORMS.items():
         binary = target.split(".")[1] in ("add", "sub", "mul", "div", "mm")

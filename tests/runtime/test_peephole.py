@@ -36,21 +36,3 @@ def test_a_product_that_others_read_stays() -> None:
 def test_an_addend_of_full_shape_is_no_bias() -> None:
     assert len(fused([product(), add(3, 2)], {**SHAPES, 2: (4, 6)}, keep=frozenset())) == 2
     assert len(fused([product(), add(3, 2)], {**SHAPES, 2: (4, 1)}, keep=frozenset())) == 2
-
-
-ONE = Line("superscaler.full", ((), 1.0, F64), (), (3,), ((),))
-SGD = Line("superscaler.sgd", ("$0", "$1", "$2", "$3", 0.0, 0.0, False, 0.0), (0, 1, 2, 3), (4,), ((4, 5),))
-
-
-def test_gradients_are_not_multiplied_by_one() -> None:
-    (found,) = fused([ONE, SGD], SHAPES, keep=frozenset({4}))
-    assert found.args[:4] == ("$0", "$1", "$2", None)
-    assert fused([ONE, SGD], SHAPES, keep=frozenset({3, 4})) == [ONE, found]
-    half = Line(ONE.target, ((), 0.5, F64), (), (3,), ((),))
-    assert fused([half, SGD], SHAPES, keep=frozenset({4})) == [half, SGD]
-    assert fused([SGD], SHAPES, keep=frozenset({4})) == [SGD], "a factor from elsewhere"
-
-
-def test_a_one_that_others_read_stays() -> None:
-    other = Line("aten.mul.Tensor", ("$0", "$1"), (1, 3), (5,), ((4, 5),))
-    assert fused([ONE, SGD, other], SHAPES, keep=frozenset({4, 5}))[0] == ONE

@@ -11,7 +11,7 @@ from superscaler.runtime.storage import users
 from superscaler.runtime.updates import in_place
 
 # p 0, gradient 1, rate 2, clip 3, buffer 4 -> new p 5, new buffer 6
-ROW = Row(0, "superscaler.sgd", (), (0, 1, 2, 3, 4), (5, 6), ())
+ROW = Row(0, "superscaler.sgd", ("$0", "$1", "$2", "$3", "$4", 0.5, 0.0, False, 0.0), (0, 1, 2, 3, 4), (5, 6), ())
 SGD = Definition(5, (ROW,), (5, 6))
 CALL = Call(0, 0, (0, 1, 2, 3, 4), (5, 6), "m")
 BOTH: tuple[Step, ...] = (CALL, Commit(5, 0), Commit(6, 4))

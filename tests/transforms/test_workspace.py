@@ -70,3 +70,29 @@ def test_a_stated_workspace_is_what_is_allocated(model: Any, script: str, device
         measured = workspace(plan, program.workers[0])
         # Numbers, counts and masks of rows are not counted; kernels for half precision have room of their own.
         assert stated == pytest.approx(measured, rel=0.1, abs=program.peak // 25)
+
+
+OPTIMIZERS = {
+    "adamw": ss.AdamW(),
+    "adamw, clipping": ss.AdamW(clip_norm=1.0),
+    "sgd": ss.SGD(lr=0.1),
+    "sgd, decay": ss.SGD(lr=0.1, weight_decay=0.1),
+    "sgd, clipping": ss.SGD(lr=0.1, clip_norm=1.0),
+    "sgd, momentum": ss.SGD(lr=0.1, momentum=0.9),
+    "sgd, nesterov": ss.SGD(lr=0.1, momentum=0.9, nesterov=True),
+    "sgd, all": ss.SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1, clip_norm=1.0),
+}
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_what_an_optimizer_step_allocates_is_stated(optimizer: str, dtype: Any) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(512, 512), torch.nn.ReLU())
+    plan = ss.compile(
+        model, (torch.randn(1, 512),), cluster=ss.Cluster.local(1), plan="data_parallel:ways=1", dtype=dtype,
+        optimizer=OPTIMIZERS[optimizer], loss=lambda out: out.sum(), evaluate=False,
+    )  # fmt: skip
+    (program,) = plan.entries["train"].programs
+    stated = program.peak - program.arena - state_bytes(plan)[0]
+    assert stated == pytest.approx(workspace(plan, 0), rel=0.1, abs=program.peak // 25)

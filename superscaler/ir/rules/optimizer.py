@@ -9,9 +9,6 @@ from superscaler.ir.rules.rule import Rule, Shape, Spec
 
 Shapes = tuple[Shape, ...]
 
-CLIPS = {"superscaler.sgd": 3, "superscaler.adamw": 6}
-"""Optimizer steps, and which operand is the factor of clipping: ``superscaler.full`` of 1 where nothing is clipped."""
-
 
 def update(op: Op, ins: Shapes, outs: Shapes) -> Rule:
     """All operands lie like the parameter, or are scalars."""

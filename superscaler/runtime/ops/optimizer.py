@@ -75,22 +75,36 @@ def sgd_(
     momentum, dampening, nesterov, weight_decay = (float(x) for x in rest[-4:])
     state = [x for x in rest[:-4] if isinstance(x, Tensor)]
     wide = _wide(p)
-    g = g.to(wide.dtype)
+    given, g = g, g.to(wide.dtype)
     if clip is not None:
         g = g * clip.to(g.dtype)
     if weight_decay:
-        g = g.add(wide, alpha=weight_decay)
-    rate = lr.to(wide.dtype)
+        g = _plus(g, wide, weight_decay, fresh=g is not given)
     if not state:
-        return p.addcmul_(g, rate, value=-1) if wide is p else p.copy_(wide.addcmul(g, rate, value=-1))
+        _descend(p, wide, g, lr)
+        return p
     buf = state[0]
-    weight: Tensor | float = 1 - dampening
+    buf.mul_(momentum)
     if len(state) > 1:
-        weight = torch.where(state[1] > 1, weight, 1.0).to(buf.dtype)
-    buf.mul_(momentum).add_(g.to(buf.dtype) * weight)
-    direction = g.add(buf, alpha=momentum) if nesterov else buf
-    p.copy_(wide.addcmul(direction.to(wide.dtype), rate, value=-1))
+        buf.add_(g.to(buf.dtype) * torch.where(state[1] > 1, 1 - dampening, 1.0).to(buf.dtype))
+    else:
+        buf.add_(g.to(buf.dtype), alpha=1 - dampening)
+    direction = _plus(g, buf, momentum, fresh=g is not given) if nesterov else buf
+    _descend(p, wide, direction.to(wide.dtype), lr)
     return p, buf
+
+
+def _plus(x: Tensor, y: Tensor, alpha: float, *, fresh: bool) -> Tensor:
+    """``x + alpha * y``, in the place of ``x`` if that is nobody else's."""
+    return x.add_(y, alpha=alpha) if fresh else x.add(y, alpha=alpha)
+
+
+def _descend(p: Tensor, wide: Tensor, direction: Tensor, lr: Tensor) -> None:
+    rate = lr.to(wide.dtype)
+    if wide is p:
+        p.addcmul_(direction, rate, value=-1)
+    else:
+        p.copy_(wide.addcmul(direction, rate, value=-1))
 
 
 def sumsq(x: Tensor) -> Tensor:

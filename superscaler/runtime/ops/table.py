@@ -28,8 +28,8 @@ from superscaler.runtime.ops import (
 Function = Callable[..., Any]
 
 
-def _cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return x.to(dtype)
+def _cast(x: torch.Tensor, dtype: torch.dtype, out: torch.Tensor | None = None) -> torch.Tensor:
+    return x.to(dtype) if out is None else out.copy_(x)
 
 
 def _add_n(*terms: torch.Tensor) -> torch.Tensor:
@@ -120,12 +120,12 @@ OUT_FORMS: dict[str, Function] = {
         "aten.exp.default", "aten.mm.default", "aten.bmm.default", "aten.cat.default", "aten.pow.Tensor_Scalar",
         "aten.rsqrt.default", "aten.sum.dim_IntList", "aten.amax.default",
     )
-} | {f"superscaler.{name}": OURS[name] for name in OURS if name.startswith("sleep")}  # fmt: skip
+} | {f"superscaler.{name}": OURS[name] for name in OURS if name == "cast" or name.startswith("sleep")}  # fmt: skip
 
 # Targets whose result is their first operand: their ``out`` may be that.
 HANDING_ON = frozenset(target for target in OUT_FORMS if target.startswith("superscaler.sleep"))
 
-# Targets that may overwrite state: the function, and per output the input whose memory it takes.
+# Targets that may overwrite state: the function, and per output the argument whose memory it takes.
 INPLACE: dict[str, tuple[Function, tuple[int, ...]]] = {
     "superscaler.adamw": (optimizer.adamw_, (0, 2, 3)),
     "superscaler.sgd": (optimizer.sgd_, (0, 4)),

@@ -141,14 +141,16 @@ def optimizer(draw: Draw, target: str) -> Case:
     shape = sizes(draw, 0, 3)
     p, g, m = (reals(draw, *shape) for _ in range(3))
     lr, clip = torch.tensor(0.1, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
+    clips = [clip] if draw(st.booleans()) else []
     if "adamw" in target:
         step = torch.tensor(float(size(draw, 5)))
-        inputs = [p, g, m, m.square(), step, lr, clip]
-        return Case(target, inputs, (*_numbers(7), 0.9, 0.95, 1e-8, 0.1), exact=False)
-    inputs = [p, g, lr, clip, *([m] if draw(st.booleans()) else [])]
-    return Case(
-        target, inputs, (*_numbers(len(inputs)), 0.9, 0.0, draw(st.booleans()) and len(inputs) > 4, 0.1), exact=False
-    )
+        inputs = [p, g, m, m.square(), step, lr, *clips]
+        refs = (*_numbers(6), "$6" if clips else None)
+        return Case(target, inputs, (*refs, 0.9, 0.95, 1e-8, 0.1), exact=False)
+    buffers = [m] if draw(st.booleans()) else []
+    inputs = [p, g, lr, *clips, *buffers]
+    refs = (*_numbers(3), *(["$3"] if clips else [None]), *([f"${len(inputs) - 1}"] if buffers else []))
+    return Case(target, inputs, (*refs, 0.9, 0.0, draw(st.booleans()) and bool(buffers), 0.1), exact=False)
 
 
 @example("superscaler.sumsq", "superscaler.clip_coefficient")
