@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import superscaler as ss
 from superscaler.errors import PlanError, TraceError
+from tests.cases import slow
 from tests.exact import Subject, as_double, compare, reference, run
 
 SGD = ss.SGD(lr=0.1, momentum=0.9)
@@ -86,7 +87,7 @@ def subject() -> Subject:
 @pytest.mark.parametrize(("plan", "devices"), [
     ("data_parallel:ways=1", 1),
     ("data_parallel:ways=2", 2),
-    ("data_parallel:ways=4", 4),
+    slow("data_parallel:ways=4", 4),
     ("zero:level=3,data=3", 3),
     ("megatron:data=2,tensor=2", 4),
     ("pipeline:stages=2", 2),
@@ -104,11 +105,11 @@ def test_micro_batches_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("plan", "devices", "choice", "parts"), [
-    ("data_parallel:ways=2", 2, "worker", 2),
-    ("data_parallel:microbatches=3", 1, "worker", 3),
+    slow("data_parallel:ways=2", 2, "worker", 2),
+    slow("data_parallel:microbatches=3", 1, "worker", 3),
     ("data_parallel:ways=3,microbatches=2", 3, "worker", 6),
     ("megatron:tensor=2,pipeline=2,microbatches=2", 4, "worker", 2),
-    ("data_parallel:ways=1", 1, 3, 3),
+    slow("data_parallel:ways=1", 1, 3, 3),
     ("data_parallel:ways=2,microbatches=2", 2, 4, 4),
 ])  # fmt: skip
 def test_statistics_per_worker(plan: str, devices: int, choice: Any, parts: int) -> None:

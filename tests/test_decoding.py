@@ -21,6 +21,7 @@ from superscaler.plans.decoding import decoding
 from superscaler.runtime.job import Job
 from superscaler.runtime.launch import launch
 from superscaler.runtime.serving.generate import generate
+from tests.cases import slow
 
 transformers: Any = pytest.importorskip("transformers")
 
@@ -75,7 +76,7 @@ def decoder(model: nn.Module, tensor: int = 1, pipeline: int = 1, *, prompt: int
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("tensor", "pipeline"), [(1, 1), (2, 1), (1, 2)])
+@pytest.mark.parametrize(("tensor", "pipeline"), [slow(1, 1), (2, 1), slow(1, 2)])
 def test_tokens_are_those_of_generate(name: str, tensor: int, pipeline: int) -> None:
     model = spread(MODELS[name]())
     want = expected(model, PROMPT, NEW)

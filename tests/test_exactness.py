@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import superscaler as ss
 from superscaler.models import build
+from tests.cases import slow
 from tests.exact import assert_exact
 from tests.families import ignore_some
 
@@ -78,7 +79,7 @@ def hf_model(name: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
     return model, {"input_ids": ids, "labels": ignore_some(ids)}
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("name", [slow("gpt2"), "llama"])
 @pytest.mark.parametrize(("plan", "devices"), SOME)
 def test_hugging_face(name: str, plan: str, devices: int) -> None:
     model, kwargs = hf_model(name)

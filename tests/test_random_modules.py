@@ -34,7 +34,7 @@ def assert_exact_if_legal(case: tuple[Drawn, RandomPlan]) -> None:
         assume(False)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(cases())
 def test_random_modules(case: tuple[Drawn, RandomPlan]) -> None:
     assert_exact_if_legal(case)

@@ -54,6 +54,7 @@ def test_what_does_not_depend_on_speed_is_met_here_too(tmp_path: Path) -> None:
     assert all(met.values()), met
 
 
+@pytest.mark.slow
 def test_training_finds_the_largest_size(tmp_path: Path) -> None:
     results = measured(tmp_path, "gpt-checkpoint,tax")
     (found,) = (r["measured"] for r in results if r["what"].startswith("largest"))

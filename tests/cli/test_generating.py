@@ -13,6 +13,7 @@ from superscaler import models
 from superscaler.cli.app import superscaler_app
 from superscaler.cli.outcome import execute
 from superscaler.runtime.memory import Pool
+from tests.cases import slow
 from tests.cli.conftest import Command
 
 transformers: Any = pytest.importorskip("transformers")
@@ -38,7 +39,7 @@ def expected(directory: Path) -> list[int]:
     return ids[0, 4:].tolist()
 
 
-@pytest.mark.parametrize("devices", [(), ("--devices", "2"), ("--devices", "2", "--pipeline", "2")])
+@pytest.mark.parametrize("devices", [slow(()), slow(("--devices", "2")), ("--devices", "2", "--pipeline", "2")])
 def test_json_has_tokens_seconds_and_memory(superscaler: Command, llama: Path, devices: tuple[str, ...]) -> None:
     said = superscaler("generate", llama, *IDS, *devices, "--ignore-eos", "--backend", "inline", "--json")
     assert said.code == 0, said.err
@@ -145,7 +146,7 @@ def saved(name: str, directory: Path) -> Any:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [slow(1), 2])
 def test_every_model_as_generate_up_to_its_last_position(
     superscaler: Command, tmp_path: Path, name: str, devices: int
 ) -> None:
@@ -183,7 +184,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "c"
 
 
-@pytest.mark.parametrize("devices", ["1", "2"])
+@pytest.mark.parametrize("devices", [slow("1"), "2"])
 def test_a_checkpoint_of_gpt_goes_on_writing(superscaler: Command, checkpoint: Path, devices: str) -> None:
     from safetensors.torch import load_file
 

@@ -49,6 +49,7 @@ def test_the_bridges_of_the_kunitz_family_join_cysteines():
     assert len(i) == 6
 
 
+@pytest.mark.slow
 @launches
 def test_alphafold2_learns_the_kunitz_family():
     losses = load("alphafold2_kunitz").main(steps=12, backend="inline")

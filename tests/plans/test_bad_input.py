@@ -12,6 +12,7 @@ import superscaler as ss
 from superscaler.errors import ClusterError, PlanError, SuperscalerError, UsageError
 from superscaler.models import build
 from superscaler.plans import PLANS, devices_of, parse
+from tests.cases import slow
 from tests.exact import Subject
 
 
@@ -105,7 +106,7 @@ def test_fewer_heads_than_parts(model: str) -> None:
     ("gpt", "co_shard:parts=8", 1, PlanError, "attention of 4 heads cannot be split 8 ways"),
     ("gpt", "co_shard:parts=3,tensor=2", 2, PlanError, "attention of 4 heads cannot be split 6 ways"),
     ("gpt", "dap:ways=2", 2, PlanError, "no rows and columns"),
-    ("alphafold2", "dap:ways=8", 8, PlanError, "8 ways, but rows or columns of only 6"),
+    slow("alphafold2", "dap:ways=8", 8, PlanError, "8 ways, but rows or columns of only 6"),
     ("gpt", "megatron:data=2,tensor=2,pipeline=2", 4, SuperscalerError, "8 devices"),
     ("gpt", "zero:level=1,data=16", 16, PlanError, "a batch of 8 cannot be split into 16 parts"),
     ("gpt", "zero:level=1,data=0", 2, SuperscalerError, "at least one"),

@@ -11,6 +11,7 @@ from superscaler.errors import SuperscalerError
 from superscaler.ir.program import Call, Program
 from superscaler.models import build
 from superscaler.transforms.usage import at_of, reads
+from tests.cases import slow
 from tests.exact import assert_exact
 from tests.test_exactness import CLIPPED
 
@@ -33,9 +34,9 @@ def shifted() -> tuple[torch.nn.Module, Args]:
 
 @pytest.mark.parametrize(("plan", "devices"), [
     ("co_shard:parts=4", 1),
-    ("co_shard:parts=3", 1),
+    slow("co_shard:parts=3", 1),
     ("co_shard:parts=2,small=1", 1),
-    ("co_shard:parts=2,small=1000000", 1),
+    slow("co_shard:parts=2,small=1000000", 1),
     ("co_shard:parts=2,microbatches=3", 1),
     ("co_shard:parts=2,tensor=2,data=2", 4),
     ("co_shard:parts=2,tensor=2,pipeline=2,microbatches=2", 4),
@@ -46,7 +47,9 @@ def test_scores_in_parts_are_exact(plan: str, devices: int) -> None:
     assert_exact(model, args, plan, devices, optimizer=CLIPPED)
 
 
-@pytest.mark.parametrize("plan", ["co_shard:parts=4", "co_shard:parts=3,small=1", "co_shard:parts=2,microbatches=2"])
+@pytest.mark.parametrize(
+    "plan", [slow("co_shard:parts=4"), "co_shard:parts=3,small=1", "co_shard:parts=2,microbatches=2"]
+)
 def test_windows_in_parts_are_exact(plan: str) -> None:
     model, args = shifted()
     assert_exact(model, args, plan, 1, optimizer=CLIPPED)

@@ -16,6 +16,7 @@ from superscaler.ir.cluster import GIB
 from superscaler.ir.graph import Graph
 from superscaler.plans import parse
 from superscaler.trace import trace
+from tests.cases import slow
 from tests.test_exactness import gpt
 
 LINEAR = "pipeline:stages=2,microbatches=4,schedule=solve"
@@ -37,7 +38,7 @@ def peak(plan: ss.Plan) -> int:
     return max(program.peak for program in plan.entries["train"].programs)
 
 
-@pytest.mark.parametrize("plan", [LINEAR, V])
+@pytest.mark.parametrize("plan", [LINEAR, slow(V)])
 def test_solve_stays_within_the_memory_of_every_device(plan: str) -> None:
     free = compiled(plan)
     limit = int(peak(free) * 0.8)
@@ -98,7 +99,7 @@ def test_the_memory_that_is_named_is_enough_and_the_least_that_a_named_schedule_
     assert said(lambda: compiled(plan, enough - digit)).hint
 
 
-@pytest.mark.parametrize("plan", [LINEAR, pytest.param(V, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("plan", [LINEAR, slow(V)])
 def test_the_memory_that_is_named_is_enough_for_solve_and_the_least(plan: str) -> None:
     enough, digit = named(said(lambda: compiled(plan, int(peak(compiled(plan)) * 0.2))))
     assert peak(compiled(plan, enough)) <= enough

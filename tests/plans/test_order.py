@@ -11,6 +11,7 @@ from superscaler.errors import SuperscalerError
 from superscaler.ir.plan import Plan
 from superscaler.plans.placement import pipeline_stages
 from superscaler.plans.planner import PlanScript
+from tests.cases import slow
 from tests.exact import assert_exact
 from tests.test_exactness import gpt
 
@@ -35,7 +36,7 @@ def turns(plan: Plan, worker: int) -> list[Turn]:
     return [(block.kind, block.stage, j) for block, j in blocks if block.lane == "compute" and block.over]
 
 
-@pytest.mark.parametrize("schedule", ["solve", "1f1b"])
+@pytest.mark.parametrize("schedule", ["solve", slow("1f1b")])
 def test_a_task_comes_before_another(schedule: str) -> None:
     model, args = gpt(4, layers=4)
     first, then = ("forward", 0, 3), ("forward", 3, 0)

@@ -7,36 +7,37 @@ import pytest
 import superscaler as ss
 from superscaler.errors import SuperscalerError
 from superscaler.scheduler.constructive import Orders, Shape, named
+from tests.cases import slow
 from tests.exact import assert_exact
 from tests.test_exactness import CLIPPED, gpt, hf_model
 
 NAMED = [
-    ("pipeline:stages=4,microbatches=4,schedule=gpipe", 4),
+    slow("pipeline:stages=4,microbatches=4,schedule=gpipe", 4),
     ("pipeline:stages=4,microbatches=4,schedule=gpipe,placement=v", 2),
-    ("pipeline:stages=4,microbatches=4,schedule=gpipe,placement=interleaved", 2),
-    ("pipeline:stages=4,microbatches=8,schedule=1f1b", 4),
+    slow("pipeline:stages=4,microbatches=4,schedule=gpipe,placement=interleaved", 2),
+    slow("pipeline:stages=4,microbatches=8,schedule=1f1b", 4),
     ("pipeline:stages=4,microbatches=8,schedule=1f1b,placement=v", 2),
-    ("pipeline:stages=4,microbatches=4,schedule=interleaved_1f1b", 2),
+    slow("pipeline:stages=4,microbatches=4,schedule=interleaved_1f1b", 2),
     ("pipeline:stages=6,microbatches=4,schedule=interleaved_1f1b,chunks=3", 2),
-    ("pipeline:stages=2,microbatches=3,schedule=interleaved_1f1b", 1),
+    slow("pipeline:stages=2,microbatches=3,schedule=interleaved_1f1b", 1),
     ("pipeline:stages=4,microbatches=8,schedule=zb_h1", 4),
-    ("pipeline:stages=4,microbatches=4,schedule=zb_v", 2),
+    slow("pipeline:stages=4,microbatches=4,schedule=zb_v", 2),
     ("pipeline:stages=8,microbatches=8,schedule=v_half", 4),
-    ("pipeline:stages=8,microbatches=8,schedule=v_min", 4),
+    slow("pipeline:stages=8,microbatches=8,schedule=v_min", 4),
     ("pipeline:stages=8,microbatches=8,schedule=dualpipe_v", 4),
     ("pipeline:stages=4,microbatches=8,schedule=chimera", 4),
     ("pipeline:stages=4,microbatches=4,schedule=solve", 4),
     ("pipeline:stages=4,microbatches=4,schedule=solve,placement=v", 2),
-    ("pipeline:stages=4,microbatches=4,schedule=solve,placement=interleaved", 2),
+    slow("pipeline:stages=4,microbatches=4,schedule=solve,placement=interleaved", 2),
     ("pipeline:stages=4,microbatches=8,schedule=solve,placement=bidirectional", 4),
 ]
 PRODUCTS = [
     ("megatron:tensor=2,pipeline=2,microbatches=4,schedule=zb_v", 4),
-    ("megatron:data=2,pipeline=2,microbatches=4,schedule=dualpipe_v", 4),
-    ("megatron:data=2,tensor=2,pipeline=2,microbatches=2,schedule=interleaved_1f1b", 8),
+    slow("megatron:data=2,pipeline=2,microbatches=4,schedule=dualpipe_v", 4),
+    slow("megatron:data=2,tensor=2,pipeline=2,microbatches=2,schedule=interleaved_1f1b", 8),
     ("megatron:tensor=2,pipeline=2,microbatches=4,schedule=chimera", 4),
-    ("megatron:data=2,pipeline=2,microbatches=4,schedule=chimera", 4),
-    ("megatron:tensor=2,pipeline=2,microbatches=4,schedule=solve,placement=v", 4),
+    slow("megatron:data=2,pipeline=2,microbatches=4,schedule=chimera", 4),
+    slow("megatron:tensor=2,pipeline=2,microbatches=4,schedule=solve,placement=v", 4),
     ("recompute:ops=all+megatron:tensor=2,pipeline=2,microbatches=4,schedule=zb_v", 4),
 ]
 
@@ -50,7 +51,7 @@ def test_gpt(plan: str, devices: int) -> None:
     assert found.workers == devices
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("name", [slow("gpt2"), "llama"])
 @pytest.mark.parametrize("plan", [
     "megatron:tensor=2,pipeline=2,microbatches=4,schedule=zb_v",
     "megatron:tensor=2,pipeline=2,microbatches=4,schedule=solve,placement=v",

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import superscaler as ss
 from superscaler.ir.program import Send, Slice
+from tests.cases import slow
 
 
 class Recycling(nn.Module):
@@ -52,7 +53,7 @@ def test_activations_are_read_where_they_are_kept() -> None:
                 assert not [step for step in block.steps if isinstance(step, Slice) and program.values[step.src].over]
 
 
-@pytest.mark.parametrize("cycles", [2, 3, 4])
+@pytest.mark.parametrize("cycles", [slow(2), 3, slow(4)])
 def test_the_schedule_is_3f1b_however_often_the_layers_run(cycles: int) -> None:
     certificate = compiled(cycles).entries["train"].certificate
     assert certificate.baseline_name == "3f1b"

@@ -68,7 +68,7 @@ LOSSES: dict[str, Callable[[Random, Tensor, Tensor], Tensor]] = {
 }
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     steps=st.lists(st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 1)), min_size=1, max_size=6),
     losses=st.lists(st.sampled_from(sorted(LOSSES)), min_size=1, max_size=3),

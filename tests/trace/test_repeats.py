@@ -13,6 +13,7 @@ from trace_running import assert_same_as_torch
 from superscaler import models
 from superscaler.ir.graph import Graph
 from superscaler.trace import capture, likeness, trace
+from tests.cases import slow
 
 
 @pytest.fixture
@@ -41,8 +42,8 @@ def whole(monkeypatch: pytest.MonkeyPatch, traced: Callable[[], Graph]) -> Graph
     ("name", "settings"),
     [
         ("gpt", {"layers": 4, "dropout": 0.1}),
-        ("swin", {"depths": (4, 4)}),
-        pytest.param("alphafold2", {"blocks": 3}, marks=pytest.mark.slow),
+        slow("swin", {"depths": (4, 4)}),
+        slow("alphafold2", {"blocks": 3}),
     ],
 )
 def test_the_graph_is_the_same(

@@ -12,6 +12,7 @@ from trace_running import assert_same_as_torch, run
 from superscaler.errors import TraceError
 from superscaler.trace import trace
 from superscaler.trace.promote import Float64Mode
+from tests.cases import slow
 
 transformers = pytest.importorskip("transformers")
 
@@ -112,7 +113,7 @@ class Trunk(nn.Module):
         return sequence.square().mean() + pair.square().mean()
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [True, slow(False)])
 @pytest.mark.parametrize("build", [gpt2, llama, qwen2])
 def test_language_models(build: Any, tied: bool) -> None:
     torch.manual_seed(0)
@@ -135,7 +136,7 @@ def test_a_warning_that_looks_for_padding_is_left_out() -> None:
     assert_same_as_torch(gpt2(pad_token_id=0), kwargs=language_batch())
 
 
-@pytest.mark.parametrize("build", [gpt2, llama, bert, t5])
+@pytest.mark.parametrize("build", [slow(gpt2), llama, slow(bert), t5])
 def test_evaluation(build: Any) -> None:
     torch.manual_seed(0)
     model, batch = build(), language_batch(padded=True)

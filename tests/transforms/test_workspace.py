@@ -55,7 +55,11 @@ def workspace(plan: ss.Plan, worker: int) -> int:
 
 
 @pytest.mark.parametrize(
-    ("model", "script", "devices", "dtype"), PLANS, ids=[f"{m[0]}-{p}-{t}" for m, p, _, t in PLANS]
+    ("model", "script", "devices", "dtype"),
+    [
+        pytest.param(m, p, n, t, id=f"{m[0]}-{p}-{t}", marks=[pytest.mark.slow] if m is ALPHAFOLD else [])
+        for m, p, n, t in PLANS
+    ],
 )
 def test_a_stated_workspace_is_what_is_allocated(model: Any, script: str, devices: int, dtype: Any) -> None:
     name, preset, sizes, batch = model

@@ -97,7 +97,7 @@ def test_prefill_behind_a_prefix(dtype):
         assert_close(got[rows], expected(query[rows], sequence, 0, seen), dtype)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 150), min_size=1, max_size=4),
     heads=st.integers(1, 2),
