@@ -86,14 +86,16 @@ def assert_exact(
     optimizer: Optimizer | None = None,
     loss: Loss | None = None,
     kwargs: dict[str, Any] | None = None,
+    evaluate: bool = False,
 ) -> Plan:
-    """The same by way of ``compile``, as a user calls it; its entry ``eval`` too."""
+    """The same by way of ``compile``, as a user calls it; ``evaluate``: its entry ``eval`` is made and checked, too."""
     optimizer = optimizer or SGD(lr=0.1)
     model = as_double(copy.deepcopy(model))
     args, kwargs = [as_double(a) for a in args], {name: as_double(a) for name, a in (kwargs or {}).items()}
     compiled = compile(
-        model, args, kwargs, cluster=Cluster.local(devices), plan=plan, loss=loss, optimizer=optimizer, dtype="f64"
-    )
+        model, args, kwargs, cluster=Cluster.local(devices), plan=plan, loss=loss, optimizer=optimizer, dtype="f64",
+        evaluate=evaluate,
+    )  # fmt: skip
     compare(run(compiled, model, args, kwargs), reference(model, args, kwargs, loss, optimizer), optimizer)
     return compiled
 

@@ -174,6 +174,7 @@ OURS: dict[str, Callable[[int], Case]] = {
     ),
 }
 FAMILIES = {**HUGGING_FACE, **OURS}
+LARGE = ("our alphafold2", "our swin", "swin")
 
 
 def family(name: str, batch: int = 4) -> Case:

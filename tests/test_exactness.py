@@ -46,7 +46,7 @@ def gpt(batch: int = 4, **sizes: int) -> tuple[torch.nn.Module, tuple[torch.Tens
 @pytest.mark.parametrize(("plan", "devices"), PLANS)
 def test_gpt(plan: str, devices: int) -> None:
     model, args = gpt()
-    assert_exact(model, args, plan, devices, optimizer=CLIPPED)
+    assert_exact(model, args, plan, devices, optimizer=CLIPPED, evaluate=True)
 
 
 @pytest.mark.parametrize("optimizer", [
@@ -125,7 +125,7 @@ def test_any_size_and_plan(case: tuple[dict[str, int], int, str, int]) -> None:
 def test_any_size_and_plan_at_length(case: tuple[dict[str, int], int, str, int]) -> None:
     sizes, batch, plan, devices = case
     model, args = gpt(batch, **sizes)
-    assert_exact(model, args, plan, devices, optimizer=CLIPPED)
+    assert_exact(model, args, plan, devices, optimizer=CLIPPED, evaluate=True)
 
 
 def column_then_row(p: ss.Planner) -> None:

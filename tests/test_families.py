@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import superscaler as ss
 from superscaler.errors import PlanError, SplitError
 from tests.exact import Subject
-from tests.families import FAMILIES, family
+from tests.families import FAMILIES, LARGE, family
 from tests.random_plans import RandomPlan, RandomTurns, random_plans
 
 CLIPPED = ss.AdamW(lr=1e-2, clip_norm=1.0)
@@ -33,7 +33,6 @@ PLANS = [
     ("recompute:ops=all+data_parallel:ways=2", 2),
 ]
 """Each with the workers it takes. 3 and 7 ways divide nothing here; 7 workers are more than any model has heads."""
-LARGE = ("our alphafold2", "our swin", "swin")
 SOME = [
     (name, PLANS[(5 * i + 8 * j) % len(PLANS)])
     for i, name in enumerate(FAMILIES)

@@ -28,7 +28,7 @@ from tests.test_exactness import CLIPPED, gpt
 ])  # fmt: skip
 def test_gpt(plan: str, devices: int) -> None:
     model, args = gpt()
-    assert_exact(model, args, plan, devices, optimizer=CLIPPED)
+    assert_exact(model, args, plan, devices, optimizer=CLIPPED, evaluate=True)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from superscaler.ir.plan import Plan
+from tests.cases import slow
 from tests.cli.conftest import TINY, Command
 
 SINGLE = ("--plan", "data_parallel:ways=1")
@@ -135,10 +136,10 @@ def test_a_model_of_175_billion_parameters_takes_no_memory_of_theirs(superscaler
 @pytest.mark.parametrize(
     ("plan", "workers"),
     [
-        ("data_parallel:ways=3", 3),
+        slow("data_parallel:ways=3", 3),
         ("megatron:tensor=2,pipeline=2", 4),
-        ("recompute+megatron:data=2", 2),
-        ("zero:level=1,data=2", 2),
+        slow("recompute+megatron:data=2", 2),
+        slow("zero:level=1,data=2", 2),
         ("interlaced", 2),
     ],
 )

@@ -11,6 +11,7 @@ from superscaler.ir.check.capacity import state_bytes
 from superscaler.models import build
 from superscaler.plans import parse
 from superscaler.scheduler.entry_problem import AHEAD
+from tests.cases import slow
 from tests.exact import assert_exact
 from tests.test_exactness import CLIPPED, gpt
 
@@ -31,7 +32,7 @@ def test_exact(plan: str, devices: int) -> None:
     assert_exact(model, args, plan, devices, optimizer=CLIPPED)
 
 
-@pytest.mark.parametrize("level", [1, 2, 3])
+@pytest.mark.parametrize("level", [1, slow(2), 3])
 def test_the_peak_falls_by_what_is_offloaded(level: int) -> None:
     kept, away = (compiled(f"zero:level={level},data=2,microbatches=2,offload={o}") for o in ("false", "true"))
     moments = sum(s.kind == "optimizer" for s in away.state)

@@ -11,6 +11,7 @@ from superscaler.scheduler import verify
 from superscaler.scheduler.certified import named_pipeline, solve_pipeline
 from superscaler.scheduler.pipeline import PipelineProblem, to_problem
 from superscaler.scheduler.pipeline_timetable import PipelineTimetable
+from tests.cases import slow
 
 
 def v(devices: int, microbatches: int, activations: int, comm: int = 0) -> PipelineProblem:
@@ -71,7 +72,10 @@ def test_mixed_devices_balanced_to_their_speed_run_as_equal_ones() -> None:
     assert table.bubble < 0.05
 
 
-@pytest.mark.parametrize("problem", [v(4, 200, 8), v(4, 200, 8, comm=1), PipelineProblem(4, 300, 7, 11, 5, comm=2)])
+STEADY = [v(4, 200, 8), slow(v(4, 200, 8, comm=1)), PipelineProblem(4, 300, 7, 11, 5, comm=2)]
+
+
+@pytest.mark.parametrize("problem", STEADY)
 def test_many_microbatches_repeat_the_steady_state_of_few(problem: PipelineProblem) -> None:
     table = solve_pipeline(problem, effort=0.1)
     check(table)

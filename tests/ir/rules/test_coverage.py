@@ -10,10 +10,11 @@ from superscaler.api import coverage
 from superscaler.ir.graph import Graph, Op
 from superscaler.ir.graph import Tensor as Logical
 from superscaler.ir.rules.coverage import coverage as covered
-from tests.families import FAMILIES, family
+from tests.cases import slow
+from tests.families import FAMILIES, LARGE, family
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [slow(f) if f in LARGE else f for f in FAMILIES])
 def test_families(name: str) -> None:
     case = family(name, 2)
     found = coverage(case.model, case.args, case.kwargs, loss=case.loss)
