@@ -55,6 +55,8 @@ def _row(
 ) -> dict[int, int]:
     """Output -> its value, for those that are committed over the operand that they replace."""
     overwrites = INPLACE[row.target][1] if row.target in INPLACE else ()
+    if any(place >= len(row.args) for place in overwrites[: len(row.outs)]):
+        return {}
     found: dict[int, int] = {}
     for k, local in enumerate(row.outs):
         if k >= len(overwrites) or local not in definition.outs:

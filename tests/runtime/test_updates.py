@@ -83,3 +83,9 @@ def test_results_that_others_need_too() -> None:
     named = Program((0,), values, (), (), (), {}, {}, {"new": 6}, {})
     assert updated(*BOTH, program=named) == (((5, (1,)),), {5: 0})
     assert updated(*BOTH, program=replace(named, blocks=(other,), outputs={})) == (((5, (0,)),), {6: 4})
+
+
+def test_an_op_that_lacks_the_operand_overwrites_nothing() -> None:
+    """It fails when it runs, where it is said which task it was."""
+    short = Row(0, ROW.target, ROW.args[:3], ROW.ins, ROW.outs, ())
+    assert updated(*BOTH, definition=Definition(5, (short,), (5, 6))) == ((), {})
