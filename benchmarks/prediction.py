@@ -1,8 +1,8 @@
 """Predicted against measured: the step time and the peak memory of four models under four plans, on this machine.
 
 A row of ``benchmarks/runtime.py``. Each plan is profiled as ``superscaler profile`` does it, simulated with what was
-measured, and then run; as many rounds of it as fit into two and a half minutes, since the machine is not the same a
-minute later. Time: the median step of a round over its prediction, of these the median round. Memory: state, arena and
+measured, and then run; as many rounds of it as fit into some minutes, since the machine is not the same a minute
+later. Time: the median step of a round over its prediction, of these the median round. Memory: state, arena and
 largest workspace of every worker, measured by :meth:`superscaler.runtime.job.Job.measure_memory`.
 """
 
@@ -23,7 +23,7 @@ import superscaler as ss
 from superscaler.models import build
 
 TIME, MEMORY = 0.10, 0.03  # the bars
-ROUNDS, LASTING = 3, 150.0  # of each case at least so many, and as many as fit into so many seconds
+ROUNDS, LASTING = 5, 200.0  # of each case at least so many, and as many as fit into so many seconds
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,11 @@ of it on no more micro-batches than show both ramps and the steady state, which 
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import islice, product
 from time import monotonic
 
@@ -326,43 +330,52 @@ class _Search:
                 self.offer(starts, name)
 
     def improve(self) -> None:
-        small, budget, floor = self.small, self.budget, self.floor
+        small, budget = self.small, self.budget
         if small.tasks <= _EXACT_TASKS:
-            starts, proven = prove(small, self.starts, floor, replace(budget, effort=budget.effort / 8))
+            starts, proven = prove(small, self.starts, self.floor, replace(budget, effort=budget.effort / 8))
             self.offer(starts, "exact")
             if proven and small.microbatches == self.flow.microbatches:
                 self.bound = Bound(self.length, "exact search", self.bound.binding)
             if proven:
                 return
-        self.relax(_BUSIEST)
-        if is_slow(small, self.starts) and small.tasks < _KERNEL_TASKS:
-            self.try_kernel()
-        if small.tasks < _KERNEL_TASKS:
-            self.climb_and_polish()
-        self.offer(polish(small, self.starts, floor, budget), "exact windows")
-        self.relax(_BUSIER)
+        few = small.tasks < _KERNEL_TASKS
+        with self.relaxing(_BUSIEST):
+            if is_slow(small, self.starts) and few:
+                self.try_kernel()
+            if few:
+                self.climb_and_polish(range(1))
+        with self.relaxing(_BUSIER):
+            if few:
+                self.climb_and_polish(range(1, _ROUNDS))
+            self.offer(polish(small, self.starts, self.floor, budget), "exact windows")
 
-    def relax(self, devices: int) -> None:
-        """A better bound from the devices of the highest bounds together, for small problems without repetition."""
+    @contextmanager
+    def relaxing(self, devices: int) -> Generator[None]:
+        """A better bound from the devices of the highest bounds together, for small problems without repetition.
+
+        It is looked for beside what is done meanwhile, which leaves a core to it most of the time, and counts from the
+        end on, so that nothing depends on which of the two is sooner.
+        """
         small, budget = self.small, self.budget
-        if small.tasks > _EXACT_TASKS or small.microbatches < self.flow.microbatches or budget.blown:
-            return
-        if self.length == self.floor:
+        whole = small.tasks <= _EXACT_TASKS and small.microbatches == self.flow.microbatches
+        if not whole or budget.blown or self.length == self.floor:
+            yield
             return
         from superscaler.scheduler.cpsat_relaxation import relaxed_bound
 
         alone = device_bounds(small)
         busiest = sorted(range(small.devices), key=lambda d: (-alone[d].value, d))[:devices]
-        effort = budget.effort / 2
-        value = relaxed_bound(
-            small, busiest, self.floor, self.length, effort=effort, seed=budget.seed, time_limit=budget.left
-        )
+        search = partial(relaxed_bound, effort=budget.effort / 2, seed=budget.seed, time_limit=budget.left)
+        with ThreadPoolExecutor(1) as beside:
+            found = beside.submit(search, small, busiest, self.floor, self.length)
+            yield
+            value = found.result()
         if value > self.bound.value:
             names = ", ".join(map(str, sorted(busiest)))
             self.bound = Bound(value, f"exact search on devices {names}", self.bound.binding)
         self.floor = max(self.floor, value)
 
-    def climb_and_polish(self) -> None:
+    def climb_and_polish(self, turns: range) -> None:
         """Both directions tuned, each polished for a while: the longer one often ends as the shorter.
 
         Small problems take several rounds, from other policies: cheaper than staying where windows gain nothing.
@@ -370,13 +383,14 @@ class _Search:
         rounds = _ROUNDS if self.small.tasks <= _EXACT_TASKS else 1
         part = replace(self.budget, effort=self.budget.effort / (4 * rounds) * (1 if rounds == 1 else 1.5))
         tries = round(self.budget.effort * _CLIMB_VISITS / self.small.tasks / rounds**0.5)
-        for turn, make in product(range(rounds), (greedy, greedy_back)):
+        patience = tries if rounds == 1 else tries // 3  # there is another round to come
+        for turn, make in product(range(turns.start, min(turns.stop, rounds)), (greedy, greedy_back)):
             # Policies of one length mostly make one schedule.
             ranked = list({entry[0]: entry[3] for entry in reversed(self.tried) if entry[2] is make}.values())[::-1]
             if turn >= len(ranked) or self.length == self.floor or part.blown:
                 continue
             seed = part.seed + turn
-            starts = climb(self.small, make, ranked[turn], self.floor, tries, seed, lambda: part.blown)
+            starts = climb(self.small, make, ranked[turn], self.floor, tries, patience, seed, lambda: part.blown)
             polished = polish(self.small, starts, self.floor, replace(part, seed=seed))
             self.offer(polished, "tuned greedy, exact windows")
 

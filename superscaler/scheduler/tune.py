@@ -22,14 +22,20 @@ _PATIENCE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 _STEPS = (-1.0, -0.5, -0.2, 0.2, 0.5, 1.0)
 
 
-def climb(flow: Flow, make: Make, tuned: Tuning, floor: int, tries: int, seed: int, stop: Callable[[], bool]) -> Starts:
-    """The best schedule of ``make`` in ``tries`` random changes of ``tuned``, each kept unless it is longer."""
+def climb(
+    flow: Flow, make: Make, tuned: Tuning, floor: int, tries: int, patience: int, seed: int, stop: Callable[[], bool]
+) -> Starts:
+    """The best schedule of ``make`` in ``tries`` random changes of ``tuned``, each kept unless it is longer.
+
+    It ends after ``patience`` changes without a gain.
+    """
     random = Random(seed)
     best = make(flow, tuned)
     length = flow.makespan(best)
     known: dict[Tuning, Starts] = {}
-    for _ in range(tries):
-        if length <= floor or stop():
+    gained = 0
+    for number in range(tries):
+        if length <= floor or number - gained > patience or stop():
             break
         changed = tuned
         for _ in range(random.choice((1, 1, 2, 3))):
@@ -38,6 +44,7 @@ def climb(flow: Flow, make: Make, tuned: Tuning, floor: int, tries: int, seed: i
         if alike not in known:
             known[alike] = make(flow, changed, length)
         if (starts := known[alike]) and flow.makespan(starts) <= length:
+            gained = number if flow.makespan(starts) < length else gained
             best, length, tuned = starts, flow.makespan(starts), changed
     return best
 

@@ -41,6 +41,13 @@ def test_climbing_ends_at_the_floor_or_no_longer_than_it_began() -> None:
     flow = flow_of(PipelineProblem(4, 8, (9, 10, 11, 12), (10, 12, 9, 11), (8, 9, 10, 11), 1, 4))
     start = tuning(flow, Policy("backward first", 0.5))
     first = flow.makespan(greedy(flow, start))
-    found = flow.makespan(climb(flow, greedy, start, 0, 200, 0, lambda: False))
+    found = flow.makespan(climb(flow, greedy, start, 0, 200, 200, 0, lambda: False))
     assert found < first
-    assert flow.makespan(climb(flow, greedy, start, first, 200, 0, lambda: False)) == first
+    assert flow.makespan(climb(flow, greedy, start, first, 200, 200, 0, lambda: False)) == first
+
+
+def test_climbing_ends_when_it_has_not_gained_for_long() -> None:
+    flow = flow_of(PipelineProblem(4, 8, (9, 10, 11, 12), (10, 12, 9, 11), (8, 9, 10, 11), 1, 4))
+    start = tuning(flow, Policy("backward first", 0.5))
+    impatient = climb(flow, greedy, start, 0, 200, 0, 0, lambda: False)
+    assert impatient == climb(flow, greedy, start, 0, 1, 200, 0, lambda: False)
