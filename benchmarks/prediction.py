@@ -1,9 +1,10 @@
 """Predicted against measured: the step time and the peak memory of four models under four plans, on this machine.
 
-A row of ``benchmarks/runtime.py``. Each plan is profiled as ``superscaler profile`` does it, simulated with what was
-measured, and then run; as many rounds of it as fit into some minutes, since the machine is not the same a minute
-later. Time: the median step of a round over its prediction, of these the median round. Memory: state, arena and
-largest workspace of every worker, measured by :meth:`superscaler.runtime.job.Job.measure_memory`.
+A row of ``benchmarks/runtime.py``. By turns each plan runs for some steps and is profiled, as ``superscaler profile``
+does it, beside its workers, which wait meanwhile; then it is simulated with what was measured. As many rounds of it as
+fit into some minutes, since the machine is not the same a minute later: what counts as measured is the mean of the runs
+before and after a profile, each its median step. Time: measured over predicted, of these the median round. Memory:
+state, arena and largest workspace of every worker, by :meth:`superscaler.runtime.job.Job.measure_memory`.
 """
 
 from __future__ import annotations
@@ -103,28 +104,35 @@ class Found:
 
 
 def measure(case: Case, steps: int) -> Found:
-    """Profile, predict, run; several times."""
+    """Run, profile and predict, run; several times."""
     model, inputs, plan = case.compile()
     found: list[tuple[float, float]] = []
-    memory: list[dict[str, int]] = []
     profiling = 0.0
     until = time.perf_counter() + LASTING
-    while len(found) < ROUNDS or time.perf_counter() < until:
-        began = time.perf_counter()
-        with tempfile.TemporaryDirectory() as folder:
-            profile = ss.profile(plan, path=Path(folder) / "profile.json")
-        profiling = time.perf_counter() - began
-        times: list[float] = []
-        with ss.launch(plan, model, backend="ray" if plan.workers > 1 else "inline") as job:
-            for _ in range(steps + 2):
-                began = time.perf_counter()
-                job.step(*inputs)
-                times.append(time.perf_counter() - began)
-            memory = job.measure_memory(*inputs)
-        found.append((ss.simulate(plan, profile=profile).seconds, statistics.median(times[2:])))
+    with ss.launch(plan, model, backend="ray" if plan.workers > 1 else "inline") as job:
+        before = typical(job, inputs, steps)
+        while len(found) < ROUNDS or time.perf_counter() < until:
+            began = time.perf_counter()
+            with tempfile.TemporaryDirectory() as folder:
+                profile = ss.profile(plan, path=Path(folder) / "profile.json")
+            profiling = time.perf_counter() - began
+            after = typical(job, inputs, steps)
+            found.append((ss.simulate(plan, profile=profile).seconds, (before + after) / 2))
+            before = after
+        memory = job.measure_memory(*inputs)
     programs = {worker: p for p in plan.entries["train"].programs for worker in p.workers}
     peaks = [(programs[worker].peak, sizes["peak"]) for worker, sizes in enumerate(memory)]
     return Found(case, found, ss.simulate(plan).seconds, peaks, profiling)
+
+
+def typical(job: Any, inputs: tuple[Any, ...], steps: int) -> float:
+    """Seconds: the median of so many steps, after two that do not count."""
+    times: list[float] = []
+    for _ in range(steps + 2):
+        began = time.perf_counter()
+        job.step(*inputs)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[2:])
 
 
 def prediction(steps: int, only: str = "") -> Iterator[tuple[str, str, str, bool]]:
