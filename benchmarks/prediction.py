@@ -1,15 +1,18 @@
 """Predicted against measured: the step time and the peak memory of four models under four plans, on this machine.
 
-A row of ``benchmarks/runtime.py``. By turns each plan runs for some steps and is profiled, as ``superscaler profile``
-does it, beside its workers, which wait meanwhile; then it is simulated with what was measured. As many rounds of it as
-fit into some minutes, since the machine is not the same a minute later: what counts as measured is the mean of the runs
-before and after a profile, each its median step. Time: measured over predicted, of these the median round. Memory:
-state, arena and largest workspace of every worker, by :meth:`superscaler.runtime.job.Job.measure_memory`.
+A row of ``benchmarks/runtime.py``. By turns each plan runs for some steps and is profiled by ``superscaler profile``,
+beside its workers, which wait meanwhile; predicted is what that command says. As many rounds of it as fit into some
+minutes, since the machine is not the same a minute later: what counts as measured is the mean of the runs before and
+after a profile, each its median step. Time: measured over predicted, of these the median round. Memory: state, arena
+and largest workspace of every worker, by :meth:`superscaler.runtime.job.Job.measure_memory`.
 """
 
 from __future__ import annotations
 
+import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -109,20 +112,29 @@ def measure(case: Case, steps: int) -> Found:
     found: list[tuple[float, float]] = []
     profiling = 0.0
     until = time.perf_counter() + LASTING
-    with ss.launch(plan, model, backend="ray" if plan.workers > 1 else "inline") as job:
-        before = typical(job, inputs, steps)
-        while len(found) < ROUNDS or time.perf_counter() < until:
-            began = time.perf_counter()
-            with tempfile.TemporaryDirectory() as folder:
-                profile = ss.profile(plan, path=Path(folder) / "profile.json")
-            profiling = time.perf_counter() - began
-            after = typical(job, inputs, steps)
-            found.append((ss.simulate(plan, profile=profile).seconds, (before + after) / 2))
-            before = after
-        memory = job.measure_memory(*inputs)
+    with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder) / "plan.json"
+        plan.save(saved)
+        with ss.launch(plan, model, backend="ray" if plan.workers > 1 else "inline") as job:
+            before = typical(job, inputs, steps)
+            while len(found) < ROUNDS or time.perf_counter() < until:
+                began = time.perf_counter()
+                predicted = profiled(saved)
+                profiling = time.perf_counter() - began
+                after = typical(job, inputs, steps)
+                found.append((predicted, (before + after) / 2))
+                before = after
+            memory = job.measure_memory(*inputs)
     programs = {worker: p for p in plan.entries["train"].programs for worker in p.workers}
     peaks = [(programs[worker].peak, sizes["peak"]) for worker, sizes in enumerate(memory)]
     return Found(case, found, ss.simulate(plan).seconds, peaks, profiling)
+
+
+def profiled(plan: Path) -> float:
+    """Seconds of a step as ``superscaler profile`` predicts them."""
+    command = [sys.executable, "-m", "superscaler", "profile", str(plan), "--json"]
+    told = subprocess.run([*command, "-o", str(plan.with_name("profile.json"))], check=True, capture_output=True)
+    return json.loads(told.stdout)["predicted_seconds"]
 
 
 def typical(job: Any, inputs: tuple[Any, ...], steps: int) -> float:
@@ -151,7 +163,5 @@ def prediction(steps: int, only: str = "") -> Iterator[tuple[str, str, str, bool
 
 
 if __name__ == "__main__":
-    import sys
-
     for what, bar, measured, met in prediction(10, *sys.argv[1:]):
         print(f"{what:28} {bar:12} {measured}  {'met' if met else 'MISSED'}", flush=True)
