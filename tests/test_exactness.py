@@ -120,6 +120,7 @@ def test_any_size_and_plan(case: tuple[dict[str, int], int, str, int]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(drawn())
 def test_any_size_and_plan_at_length(case: tuple[dict[str, int], int, str, int]) -> None:

@@ -82,6 +82,7 @@ def test_random_plans(name: str, plan: RandomPlan) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(list(FAMILIES)), random_plans(BATCH))
 def test_random_plans_at_length(name: str, plan: RandomPlan) -> None:
@@ -99,6 +100,7 @@ def test_random_turns(plan: RandomTurns) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from(["bert", "vit", "qwen2", "gpt2", "t5"]),

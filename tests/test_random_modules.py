@@ -42,6 +42,7 @@ def test_random_modules(case: tuple[Drawn, RandomPlan]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases())
 def test_random_modules_at_length(case: tuple[Drawn, RandomPlan]) -> None:

@@ -345,6 +345,7 @@ def test_any_assignment_is_exact(script: Script) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(drawn)
 def test_any_assignment_is_exact_at_length(script: Script) -> None:
