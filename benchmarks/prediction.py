@@ -133,7 +133,7 @@ def measure(case: Case, steps: int) -> Found:
 def profiled(plan: Path) -> float:
     """Seconds of a step as ``superscaler profile`` predicts them."""
     command = [sys.executable, "-m", "superscaler", "profile", str(plan), "--json"]
-    told = subprocess.run([*command, "-o", str(plan.with_name("profile.json"))], check=True, capture_output=True)
+    told = subprocess.run([*command, "-o", str(plan.with_name("profile.json"))], check=True, stdout=subprocess.PIPE)
     return json.loads(told.stdout)["predicted_seconds"]
 
 

@@ -338,14 +338,14 @@ class _Search:
                 self.bound = Bound(self.length, "exact search", self.bound.binding)
             if proven:
                 return
-        few = small.tasks < _KERNEL_TASKS
+        tunable = small.tasks < _KERNEL_TASKS
         with self.relaxing(_BUSIEST):
-            if is_slow(small, self.starts) and few:
+            if tunable and is_slow(small, self.starts):
                 self.try_kernel()
-            if few:
+            if tunable:
                 self.climb_and_polish(range(1))
         with self.relaxing(_BUSIER):
-            if few:
+            if tunable:
                 self.climb_and_polish(range(1, _ROUNDS))
             self.offer(polish(small, self.starts, self.floor, budget), "exact windows")
 
@@ -384,10 +384,10 @@ class _Search:
         part = replace(self.budget, effort=self.budget.effort / (4 * rounds) * (1 if rounds == 1 else 1.5))
         tries = round(self.budget.effort * _CLIMB_VISITS / self.small.tasks / rounds**0.5)
         patience = tries if rounds == 1 else tries // 3  # there is another round to come
-        for turn, make in product(range(turns.start, min(turns.stop, rounds)), (greedy, greedy_back)):
+        for turn, make in product(turns, (greedy, greedy_back)):
             # Policies of one length mostly make one schedule.
             ranked = list({entry[0]: entry[3] for entry in reversed(self.tried) if entry[2] is make}.values())[::-1]
-            if turn >= len(ranked) or self.length == self.floor or part.blown:
+            if turn >= min(rounds, len(ranked)) or self.length == self.floor or part.blown:
                 continue
             seed = part.seed + turn
             starts = climb(self.small, make, ranked[turn], self.floor, tries, patience, seed, lambda: part.blown)
