@@ -3,8 +3,8 @@
 A row of ``benchmarks/runtime.py``. By turns each plan runs for some steps and is profiled by ``superscaler profile``,
 beside its workers, which wait meanwhile; predicted is what that command says. As many rounds of it as fit into some
 minutes, since the machine is not the same a minute later: what counts as measured is the mean of the runs before and
-after a profile, each its median step. Time: measured over predicted, of these the median round. Memory: state, arena
-and largest workspace of every worker, by :meth:`superscaler.runtime.job.Job.measure_memory`.
+after a profile, each its median step once it has settled. Time: measured over predicted, of these the median round.
+Memory: state, arena and largest workspace of every worker, by :meth:`superscaler.runtime.job.Job.measure_memory`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ import superscaler as ss
 from superscaler.models import build
 
 TIME, MEMORY = 0.10, 0.03  # the bars
-ROUNDS, LASTING = 5, 200.0  # of each case at least so many, and as many as fit into so many seconds
+ROUNDS, LASTING = 5, 300.0  # of each case at least so many, and as many as fit into so many seconds
+SETTLING = 3.0  # seconds of steps that do not count: the kernel takes back what the profile's processes held meanwhile
 
 
 @dataclass(frozen=True)
@@ -138,13 +139,16 @@ def profiled(plan: Path) -> float:
 
 
 def typical(job: Any, inputs: tuple[Any, ...], steps: int) -> float:
-    """Seconds: the median of so many steps, after two that do not count."""
+    """Seconds: the median of so many steps, once they have gone on for :data:`SETTLING`."""
+    until = time.perf_counter() + SETTLING
+    while time.perf_counter() < until:
+        job.step(*inputs)
     times: list[float] = []
-    for _ in range(steps + 2):
+    for _ in range(steps):
         began = time.perf_counter()
         job.step(*inputs)
         times.append(time.perf_counter() - began)
-    return statistics.median(times[2:])
+    return statistics.median(times)
 
 
 def prediction(steps: int, only: str = "") -> Iterator[tuple[str, str, str, bool]]:
