@@ -3,10 +3,8 @@
 A row of ``benchmarks/runtime.py``. By turns each plan runs for some steps and is profiled by ``superscaler profile``,
 beside its workers, which wait meanwhile; predicted is what that command says. As many rounds of it as fit into some
 minutes, since the machine is not the same a minute later: what counts as measured is the mean of the runs before and
-after a profile, each its median step once it has settled. A profile repeats tasks as often as steps are timed, so that
-both look for as long at a machine whose speed changes within seconds. Time: measured over predicted, of these the
-median round. Memory: state, arena and largest workspace of every worker, by
-:meth:`superscaler.runtime.job.Job.measure_memory`.
+after a profile, each its median step once it has settled. Time: measured over predicted, of these the median round.
+Memory: state, arena and largest workspace of every worker, by :meth:`superscaler.runtime.job.Job.measure_memory`.
 """
 
 from __future__ import annotations
@@ -122,7 +120,7 @@ def measure(case: Case, steps: int) -> Found:
             before = typical(job, inputs, steps)
             while len(found) < ROUNDS or time.perf_counter() < until:
                 began = time.perf_counter()
-                predicted = profiled(saved, steps)
+                predicted = profiled(saved)
                 profiling = time.perf_counter() - began
                 after = typical(job, inputs, steps)
                 found.append((predicted, (before + after) / 2))
@@ -133,9 +131,9 @@ def measure(case: Case, steps: int) -> Found:
     return Found(case, found, ss.simulate(plan).seconds, peaks, profiling)
 
 
-def profiled(plan: Path, repeats: int) -> float:
+def profiled(plan: Path) -> float:
     """Seconds of a step as ``superscaler profile`` predicts them."""
-    command = [sys.executable, "-m", "superscaler", "profile", str(plan), "--repeats", str(repeats), "--json"]
+    command = [sys.executable, "-m", "superscaler", "profile", str(plan), "--json"]
     told = subprocess.run([*command, "-o", str(plan.with_name("profile.json"))], check=True, stdout=subprocess.PIPE)
     return json.loads(told.stdout)["predicted_seconds"]
 

@@ -327,7 +327,7 @@ def coverage(
 
 
 def profile(
-    plan: Plan, *, path: str | Path | None = None, repeats: int = 5, links: bool = True,
+    plan: Plan, *, path: str | Path | None = None, repeats: int = 20, links: bool = True,
     progress: Progress = lambda message: None,
 ) -> Profile:  # fmt: skip
     """Measure here what ``plan`` needs to be timed: its ops and task bodies, this machine's device and ``links``.
@@ -340,7 +340,7 @@ def profile(
 
     refuse_no_plan(plan)
     if whole(repeats, "repeats") < 1:
-        raise UsageError(f"repeats is {repeats}", hint="5, say")
+        raise UsageError(f"repeats is {repeats}", hint="20, say")
     file = None if path is None else path_of(path, 'profile(plan, path="profile.json")')
     if file is not None:
         refuse_file(file, this_machine(plan.workers))  # now: not after all was measured

@@ -30,7 +30,7 @@ def profile(
     devices: Annotated[int | None, typer.Option(help="Workers; by default what the plan names.")] = None,
     batch: Annotated[int, typer.Option(help="The global batch.")] = BATCH,
     seq: Annotated[int | None, typer.Option(help="The sequence length; the model's own by default.")] = None,
-    repeats: Annotated[int, typer.Option(help="How often a task runs at least.")] = 5,
+    repeats: Annotated[int, typer.Option(help="How often a task runs, a quarter of it if that takes over 6 s.")] = 20,
     links: Annotated[
         bool, typer.Option(help="Start processes to measure communication, and cores that are shared.")
     ] = True,

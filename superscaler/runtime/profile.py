@@ -37,14 +37,16 @@ Announce = Callable[[str], None]
 _LEAST = 0.002  # seconds that repetitions of an op take together
 _LONG = 0.5  # and after which two of them will do
 _LEAST_RUN = 0.5  # and those of a role's Program
+_LONG_RUN = 6.0  # and after which a quarter of them will do
 _MOST = 200  # repetitions
 
 
-def measure(plan: Plan, *, repeats: int = 5, links: bool = True, progress: Announce = lambda text: None) -> Profile:
+def measure(plan: Plan, *, repeats: int = 20, links: bool = True, progress: Announce = lambda text: None) -> Profile:
     """The profile of this machine as far as ``plan`` needs it: see :class:`Profile`.
 
-    ``repeats``: how often task bodies run at least. ``links``: start processes that measure what is between workers,
-    if the plan has several. Raises :class:`PlanError` if a worker does not fit into this machine's memory.
+    ``repeats``: how often task bodies run at least; a quarter of it once those of a worker have taken 6 seconds.
+    ``links``: start processes that measure what is between workers, if the plan has several. Raises
+    :class:`PlanError` if a worker does not fit into this machine's memory.
     """
     machine = this_machine(plan.workers)
     kind = "cpu" if machine.kind == "cpu" else "cuda"
@@ -167,8 +169,8 @@ def measure_blocks(plan: Plan, options: WorkerOptions, repeats: int) -> Bodies:
                 keys, tasks = Keys(plan, plan.entries[name], execution.program), course(execution)
                 rehearsal.run([execution])  # the first one does not count
                 start = perf_counter()
-                for number in range(_MOST):
-                    if number >= repeats and perf_counter() - start > _LEAST_RUN:
+                for number in range(max(_MOST, repeats)):
+                    if _enough(number, repeats, perf_counter() - start):
                         break
                     rehearsal.run([execution])
                     times = worker.times(name)
@@ -179,6 +181,12 @@ def measure_blocks(plan: Plan, options: WorkerOptions, repeats: int) -> Bodies:
     # The median, not the least: a step is made of tasks as they mostly are.
     posting = median(between) if between else 0.0
     return Bodies({key: median(times) for key, times in found.items()}, posting)
+
+
+def _enough(runs: int, repeats: int, seconds: float) -> bool:
+    """Whether a Program has run for long: the speed of a machine may change within seconds, and a glance sees one."""
+    least = repeats if seconds < _LONG_RUN else -(-repeats // 4)
+    return runs >= least and seconds > _LEAST_RUN
 
 
 def _note(found: dict[str, list[float]], program: Program, keys: Keys, times: Times) -> None:

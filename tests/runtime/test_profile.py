@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from superscaler.runtime.crowd import measure_crowd
 from superscaler.runtime.links import measure_link
 from superscaler.runtime.moves import collectives
 from superscaler.runtime.profile import measure, measure_blocks
+from superscaler.runtime.rehearsal import Rehearsal
 from superscaler.runtime.worker import WorkerOptions
 from superscaler.scheduler.cost import VIEWS
 from superscaler.scheduler.keys import Keys, op_key
@@ -59,6 +61,28 @@ def test_what_coming_to_a_communication_takes() -> None:
     """It is counted where something is posted between tasks, and only there."""
     assert measure_blocks(plan("data_parallel:ways=1", 1), WorkerOptions(), repeats=2).posting == 0.0
     assert 0 < measure_blocks(plan("pipeline:stages=2,microbatches=2", 2), WorkerOptions(), repeats=2).posting < 0.01
+
+
+@pytest.mark.parametrize(
+    ("seconds", "repeats", "runs"),
+    [(0.125, 20, 20), (0.0625, 1, 9), (1.0, 20, 6), (8.0, 20, 5), (8.0, 1, 1), (0.125, 300, 75), (0.0078125, 300, 300)],
+)
+def test_task_bodies_run_often_and_for_long_unless_they_are_long(
+    seconds: float, repeats: int, runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As often as asked, for half a second at least; a quarter of it is enough after six seconds."""
+    found = plan("data_parallel:ways=1", 1)
+    clock = [0.0]
+    run = Rehearsal.run
+
+    def slow(self: Rehearsal, executions: list[Any]) -> None:
+        clock.append(clock[-1] + seconds)
+        run(self, executions)
+
+    monkeypatch.setattr(Rehearsal, "run", slow)
+    monkeypatch.setattr("superscaler.runtime.profile.perf_counter", lambda: clock[-1])
+    measure_blocks(found, WorkerOptions(), repeats)
+    assert len(clock) - 1 == len(found.entries) * (1 + runs)  # the first one does not count
 
 
 @pytest.mark.slow
