@@ -28,7 +28,7 @@ from superscaler.models import build
 
 TIME, MEMORY = 0.10, 0.03  # the bars
 ROUNDS, LASTING = 5, 300.0  # of each case at least so many, and as many as fit into so many seconds
-SETTLING = 3.0  # seconds of steps that do not count: the kernel takes back what the profile's processes held meanwhile
+SETTLING = 3.0  # seconds of steps that do not count: after a profile's processes have ended the first are slower
 
 
 @dataclass(frozen=True)

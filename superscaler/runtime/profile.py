@@ -184,7 +184,7 @@ def measure_blocks(plan: Plan, options: WorkerOptions, repeats: int) -> Bodies:
 
 
 def _enough(runs: int, repeats: int, seconds: float) -> bool:
-    """Whether a Program has run for long: the speed of a machine may change within seconds, and a glance sees one."""
+    """Whether a Program has run for long: the speed of a machine may change within seconds."""
     least = repeats if seconds < _LONG_RUN else -(-repeats // 4)
     return runs >= least and seconds > _LEAST_RUN
 
