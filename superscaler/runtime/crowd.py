@@ -145,8 +145,7 @@ def _runs(in_place: InPlace, execution: Execution, takes_part: bool) -> Iterator
     dist.broadcast(count, 0)
     dist.barrier()
     for _ in range(int(count) if takes_part else 0):
-        in_place.seconds.clear()
-        in_place.waits.clear()
+        in_place.forget()
         in_place.run([execution])
         yield
     dist.barrier()

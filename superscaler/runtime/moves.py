@@ -104,7 +104,7 @@ class Found:
         for (key, met), (start, end) in zip(items, times, strict=True):
             if key:
                 self.blocks[key].append((end - start) / 1e9 - sum(run.seconds.get(at, 0.0) for at in met))
-        for gap, took in gaps(tasks, times, run.waits):
+        for gap, took in gaps(tasks, times, sorted(run.waits + run.aside)):
             self.gaps[gap.key].append(took)
             if gap.posts:
                 self.posts.append(took / len(gap.posts))
@@ -209,8 +209,7 @@ def _runs(in_place: InPlace, execution: Execution, least: float) -> Iterable[Non
     count = torch.tensor(min(most, max(fewest, round(least / (perf_counter() - start)))))
     dist.broadcast(count, 0)
     for _ in range(int(count)):
-        in_place.seconds.clear()
-        in_place.waits.clear()
+        in_place.forget()
         in_place.run([execution])
         yield
 
@@ -242,8 +241,9 @@ class InPlace(Rehearsal):
     """A rehearsal whose communication is carried out within the crew: collectives in groups of the same size, timed,
     messages between neighbours.
 
-    ``seconds``: what the collectives of a run took, by number and micro-batch. ``waits``: from when to when messages
-    were waited for, in nanoseconds. A crew that groups do not divide leaves the last of it alone.
+    ``seconds``: what the collectives of a run took, by number and micro-batch. From when to when, in nanoseconds:
+    ``waits``, messages were waited for; ``aside``, something was done that a plan's workers do not do. A crew that
+    groups do not divide leaves the last of it alone.
     """
 
     def __init__(self, comm: Comm, worker: int, workers: int) -> None:
@@ -251,32 +251,58 @@ class InPlace(Rehearsal):
         self.worker, self.workers = worker, workers
         self.seconds: dict[Key, float] = defaultdict(float)
         self.waits: Times = []
+        self.aside: Times = []
         self.turn = 0
+        self._spare: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
 
     def form(self, workers: int) -> None:
         """From now on the first so many communicate, however much each of them has done before."""
         self.workers, self.turn = workers, 0
 
+    def forget(self) -> None:
+        """What the last run took."""
+        for seen in (self.seconds, self.waits, self.aside):
+            seen.clear()
+
     def send(self, tensor: Tensor, peer: int, key: Key) -> Handle | None:
-        return self._exchange(tensor, torch.empty_like(tensor), key)
+        gives, other = self._end()
+        if other is None:
+            return None
+        return self._post(gives, tensor if gives else self._room(tensor), other, key)
 
     def recv(self, tensor: Tensor, peer: int, key: Key) -> Handle:
-        handle = self._exchange(tensor.zero_(), tensor, key)
+        gives, other = self._end()
+        if gives or other is None:  # nothing comes
+            self._clear(tensor)
+        handle = None if other is None else self._post(gives, tensor, other, key)
         return OVER if handle is None else handle
 
-    def _exchange(self, source: Tensor, target: Tensor, key: Key) -> Handle | None:
+    def _end(self) -> tuple[bool, int | None]:
         """Whichever end of a message it is: by turns it goes up to one neighbour, or comes from the other."""
         self.turn += 1
         gives = (self.worker + self.turn) % 2 == 0
         other = self.worker + (1 if gives else -1)
         if not 0 <= other < self.workers:
-            if self.workers % 2:
-                return None
-            other %= self.workers
+            return gives, None if self.workers % 2 else other % self.workers
+        return gives, other
+
+    def _post(self, gives: bool, tensor: Tensor, other: int, key: Key) -> Handle | None:
         if not gives:
-            return _Waited(self.comm.recv(target, other, key), self.waits)
-        handle = self.comm.send(source, other, key)
+            return _Waited(self.comm.recv(tensor, other, key), self.waits)
+        handle = self.comm.send(tensor, other, key)
         return None if handle is None else _Waited(handle, self.waits)
+
+    def _room(self, tensor: Tensor) -> Tensor:
+        """For what comes instead of ``tensor``, made once: a worker that posts makes none."""
+        spare = self._spare.get((tensor.shape, tensor.dtype))
+        if spare is None:
+            spare = self._spare[tensor.shape, tensor.dtype] = torch.empty_like(tensor)
+        return spare
+
+    def _clear(self, tensor: Tensor) -> None:
+        start = perf_counter_ns()
+        tensor.zero_()
+        self.aside.append((start, perf_counter_ns()))
 
     def _group(self, ways: int) -> Group:
         first = self.worker // ways * ways

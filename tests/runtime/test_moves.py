@@ -170,6 +170,55 @@ def test_a_message_that_is_waited_for_is_taken_down() -> None:
     assert start <= end
 
 
+class Lent(Rehearsal):
+    """Communication that notes where what comes is put, and puts ones there."""
+
+    def __init__(self) -> None:
+        self.ordered = False
+        self.places: list[int] = []
+
+    def send(self, tensor: Tensor, peer: int, key: Key) -> Handle | None:
+        return None
+
+    def recv(self, tensor: Tensor, peer: int, key: Key) -> Handle:
+        self.places.append(tensor.fill_(1).data_ptr())
+        return OVER
+
+
+def test_posting_makes_no_tensors() -> None:
+    """A plan's workers make none either: sends of one shape share a place for what comes instead."""
+    comm = Lent()
+    in_place = InPlace(comm, 0, 2)
+    sent = [torch.zeros(3) for _ in range(8)]
+    for number, tensor in enumerate(sent):
+        in_place.send(tensor, 1, (number, 0))
+    assert len(comm.places) == 4
+    assert len({*comm.places}) == 1
+    assert all(not tensor.any() for tensor in sent)
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((2,), torch.float32), ((3,), torch.float64)])
+def test_what_comes_instead_of_another_shape_has_another_place(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    comm = Lent()
+    in_place = InPlace(comm, 0, 2)
+    for tensor in (torch.zeros(3), torch.zeros(3), torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)):
+        in_place.send(tensor, 1, (0, 0))
+    assert len({*comm.places}) == 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_is_received_holds_zeros_where_nothing_comes_and_that_is_not_counted(workers: int) -> None:
+    in_place = InPlace(Lent(), 0, workers)
+    received = [torch.full((3,), float("nan")) for _ in range(4)]
+    for number, tensor in enumerate(received):
+        in_place.recv(tensor, 1, (number, 0)).wait()
+    cleared = [tensor for tensor in received if not tensor.any()]
+    assert len(cleared) == len(in_place.aside) == (4 if workers == 1 else 2)
+    assert all(start <= end for start, end in in_place.aside)
+    in_place.forget()
+    assert not in_place.aside
+
+
 @pytest.mark.slow
 def test_what_a_message_takes_of_a_worker_is_measured() -> None:
     found = measure_crowd(plan("pipeline:stages=2,microbatches=4", 2))
