@@ -288,7 +288,7 @@ def runs(quick: bool) -> Iterator[Line]:
     """Named and solved schedules on Ray workers, tasks asleep."""
     from benchmarks.slept_schedules import SCHEDULES, lines
 
-    yield from lines(SCHEDULES[:2] if quick else SCHEDULES, (8,) if quick else (8, 16), 20)
+    yield from lines(SCHEDULES[:2] if quick else SCHEDULES, (8,) if quick else (8, 16), 21)
 
 
 def _plain(problem: PipelineProblem) -> Problem:

@@ -1,18 +1,20 @@
 """Schedules as they run: pipelines of sleeping tasks on Ray workers, beside torch's ZBV and DualPipeV in the same run.
 
-    python -m benchmarks.slept_schedules [--schedules zb_v:v,solve:v,...] [--microbatches 8,16] [--steps 20]
+    python -m benchmarks.slept_schedules [--schedules zb_v:v,solve:v,...] [--microbatches 8,16] [--steps 21]
 
 It is the row "runs" of ``benchmarks/schedule.py``, which runs all of it.
 
 A stage of a linear pipeline sleeps 20 ms in its forward, its input gradient and its weight gradient; where a device has
 two stages, each sleeps 10 ms. A step is timed inside the workers, ours from the first task to the last, torch's between
-barriers; *called* is what a caller of ours waits, Ray's part included. *Predicted* is what replaying the plan says
-before the run, with task bodies, posts and messages measured here. *Overhead* is what a step takes beyond what the plan
-stated when it was compiled, which counts the network (``Cluster.local``: 1 ms for each message, more than it takes);
-torch states none, so for it beyond the least that its own order can take with these sleeps and no network. The share
-is shown with ours counted in that way, too. Steps of ours and of torch's two take turns; torch's processes are stopped
-when it is not theirs. Ours is compared with torch's of the same schedule (zb_v with ZBV, dualpipe_v with DualPipeV),
-else with the smaller one.
+barriers; *called* is what a caller of ours waits, Ray's part included. *Predicted* is what replaying the plan says,
+with task bodies, posts and messages measured here before the steps. A machine that others share is not the same from
+one minute to the next, so steps are made in three rounds, each predicted before it; what counts is the median of what
+steps took over what was predicted for them. What that is by the first round's prediction alone stands beside it.
+*Overhead* is what a step takes beyond what the plan stated when it was compiled, which counts the network
+(``Cluster.local``: 1 ms for each message, more than it takes); torch states none, so for it beyond the least that its
+own order can take with these sleeps and no network. The share is shown with ours counted in that way, too. Steps of
+ours and of torch's two take turns; torch's processes are stopped when it is not theirs. Ours is compared with torch's
+of the same schedule (zb_v with ZBV, dualpipe_v with DualPipeV), else with the smaller one.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ from superscaler.transforms.optimize import SGD
 
 DEVICES, WIDTH, MILLISECONDS = 4, 8, 20.0
 REPLAYS = 50
-MEASURING = 4.0  # seconds that every Program of a plan is run, to find out what its tasks take
+ROUNDS = 3
+MEASURING = 2.0  # seconds that every Program of a plan is run before a round, to find out what its tasks take
 MESSAGES = 100  # of each worker, to find out how long one is under way
 STAGES = {"linear": 4, "bidirectional": 4, "v": 8, "interleaved": 8}
 SCHEDULES = (
@@ -70,17 +73,20 @@ TORCH = {"ZBV": ScheduleZBVZeroBubble, "DualPipeV": ScheduleDualPipeV}
 
 @dataclass(frozen=True)
 class Ran:
-    """What steps took, in milliseconds: medians of so many; what was stated, and predicted, before; and the least that
-    their order can take with these sleeps and no network."""
+    """What steps took, in milliseconds, each with what was predicted before it; what was stated before; and the least
+    that their order can take with these sleeps and no network."""
 
     name: str
     microbatches: int
     least: float
     stated: float
-    predicted: float
-    measured: float
-    called: float
-    steps: int
+    predicted: Sequence[float]
+    times: Sequence[float]
+    called: Sequence[float]
+
+    @property
+    def measured(self) -> float:
+        return statistics.median(self.times)
 
     @property
     def overhead(self) -> float:
@@ -88,11 +94,14 @@ class Ran:
 
     @property
     def off(self) -> float:
-        return self.measured / self.predicted - 1
+        return statistics.median(took / said for took, said in zip(self.times, self.predicted, strict=True)) - 1
 
     def __str__(self) -> str:
-        figures = f"{self.measured:.1f} for {self.predicted:.1f} ms ({self.off:+.2%})"
-        return f"{figures}, planned {self.stated:.1f}, called {self.called:.1f}, {self.steps} steps"
+        predicted = " ".join(f"{said:.1f}" for said in dict.fromkeys(self.predicted))
+        first = self.measured / self.predicted[0] - 1
+        figures = f"{self.measured:.1f} ms ({self.off:+.2%}), predicted {predicted} (by the first {first:+.2%})"
+        called = statistics.median(self.called)
+        return f"{figures}, planned {self.stated:.1f}, called {called:.1f}, {len(self.times)} steps"
 
 
 # --- ours ------------------------------------------------------------------------------------------------------------
@@ -235,25 +244,31 @@ class Drawn:
 
 
 def ours(name: str, microbatches: int, steps: int, beside: Callable[[], None]) -> Ran:
-    """Steps of a named or solved schedule ("NAME:PLACEMENT") on four Ray workers; ``beside``: called before each."""
+    """Steps of a named or solved schedule ("NAME:PLACEMENT") on four Ray workers, in rounds, each predicted before it;
+    ``beside``: called before each step."""
     schedule, _, placement = name.partition(":")
     plan, model, x = planned(schedule, placement, microbatches)
     stated = plan.entries["train"].certificate.makespan / 1000
-    times: list[float] = []
-    called: list[float] = []
+    predicted, times, called = list[float](), list[float](), list[float]()
     with launch(plan, model) as job:
-        predicted = predict(plan, task_of(placement))  # beside Ray, as the run
         for _ in range(3):  # connections are made, code is warm
             job.step(x)
-        for _ in range(steps):
-            beside()
-            begin = time.perf_counter()
-            job.step(x)
-            called.append((time.perf_counter() - begin) * 1000)
-            tasks = [task for task in job.trace() if task.lane == "compute"]
-            times.append((max(task.end for task in tasks) - min(task.start for task in tasks)) / 1000)
+        for count in rounds(steps):
+            predicted += [predict(plan, task_of(placement))] * count  # beside Ray, as the run
+            for _ in range(count):
+                beside()
+                begin = time.perf_counter()
+                job.step(x)
+                called.append((time.perf_counter() - begin) * 1000)
+                tasks = [task for task in job.trace() if task.lane == "compute"]
+                times.append((max(task.end for task in tasks) - min(task.start for task in tasks)) / 1000)
     least = without_network(plan.entries["train"], task_of(placement))
-    return Ran(name, microbatches, least, stated, predicted, statistics.median(times), statistics.median(called), steps)
+    return Ran(name, microbatches, least, stated, predicted, times, called)
+
+
+def rounds(steps: int) -> list[int]:
+    """How many of them each round has."""
+    return [steps * (i + 1) // ROUNDS - steps * i // ROUNDS for i in range(ROUNDS)]
 
 
 def without_network(entry: Entry, task: float) -> float:
@@ -409,8 +424,7 @@ def torchs(microbatches: int) -> Generator[dict[str, Pipeline]]:
 
 def torchs_run(which: str, microbatches: int, least: float, times: list[float]) -> Ran:
     """What torch took; it predicts nothing, so the least that its order can take stands for that."""
-    took = statistics.median(times)
-    return Ran(which, microbatches, least, least, least, took, took, len(times))
+    return Ran(which, microbatches, least, least, [least] * len(times), times, times)
 
 
 # --- both ------------------------------------------------------------------------------------------------------------
@@ -471,7 +485,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--schedules", default=",".join(SCHEDULES), help="NAME:PLACEMENT, by comma")
     parser.add_argument("--microbatches", default="8,16", help="numbers of micro-batches, by comma")
-    parser.add_argument("--steps", type=int, default=20, help="timed steps of each")
+    parser.add_argument("--steps", type=int, default=21, help="timed steps of each")
     options = parser.parse_args()
     counts = [int(count) for count in options.microbatches.split(",")]
     for line in lines(options.schedules.split(","), counts, options.steps):
