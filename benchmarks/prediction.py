@@ -1,7 +1,7 @@
 """Predicted against measured: the step time and the peak memory of four models under four plans, on this machine.
 
 A row of ``benchmarks/runtime.py``. By turns each plan runs for some steps and is profiled by ``superscaler profile``,
-beside its workers, which wait meanwhile; predicted is what that command says. As many rounds of it as fit into ten
+beside its workers, which wait meanwhile; predicted is what that command says. As many rounds of it as fit into some
 minutes, since the machine is not the same a minute later: what counts as measured is the mean of the runs before and
 after a profile, each its median step once it has settled. Time: measured over predicted, of these the median round.
 Memory: state, arena and largest workspace of every worker, by :meth:`superscaler.runtime.job.Job.measure_memory`.
@@ -27,7 +27,7 @@ import superscaler as ss
 from superscaler.models import build
 
 TIME, MEMORY = 0.10, 0.03  # the bars
-ROUNDS, LASTING = 5, 600.0  # of each case at least so many, and as many as fit into so many seconds
+ROUNDS, LASTING = 5, 300.0  # of each case at least so many, and as many as fit into so many seconds
 SETTLING = 3.0  # seconds of steps that do not count: after a profile's processes have ended the first are slower
 
 
