@@ -1,21 +1,24 @@
 """Predicted against measured: the step time and the peak memory of four models under four plans, on this machine.
 
-A row of ``benchmarks/runtime.py``. By turns each plan runs for some steps and is profiled by ``superscaler profile``,
-beside its workers, which wait meanwhile; predicted is what that command says. As many rounds of it as fit into some
-minutes, since the machine is not the same a minute later: what counts as measured is the mean of the runs before and
-after a profile, each its median step once it has settled. Time: measured over predicted, of these the median round.
-Memory: state, arena and largest workspace of every worker, by :meth:`superscaler.runtime.job.Job.measure_memory`.
+A row of ``benchmarks/runtime.py``. By turns each plan runs for some steps, as a job in a process of its own, and is
+profiled by ``superscaler profile``; predicted is what that command says. As many rounds of it as fit into some minutes,
+since the machine is not the same a minute later, nor one process as fast as the next, which starts as the same: one job
+for all rounds is a sample of one. What counts as measured is the mean of the jobs before and after a profile, each its
+median step once it has settled. Time: measured over predicted, of these the median round. Memory: state, arena and
+largest workspace of every worker of the last job, by :meth:`superscaler.runtime.job.Job.measure_memory`.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,14 +44,17 @@ class Case:
     workers: int
     loss: Callable[[Any], Any] | None = None
 
-    def compile(self) -> tuple[nn.Module, tuple[Any, ...], ss.Plan]:
+    def build(self) -> tuple[nn.Module, tuple[Any, ...]]:
+        """The same weights and batch every time."""
         torch.manual_seed(0)
-        model, inputs = self.make()
-        plan = ss.compile(
+        return self.make()
+
+    def compile(self) -> ss.Plan:
+        model, inputs = self.build()
+        return ss.compile(
             model, inputs, cluster=ss.Cluster.local(self.workers), plan=self.plan, loss=self.loss,
             optimizer=ss.AdamW(lr=1e-3, clip_norm=1.0), evaluate=False,
         )  # fmt: skip
-        return model, inputs, plan
 
 
 def ours(name: str, preset: str, *batch: int, **settings: str) -> tuple[nn.Module, tuple[Any, ...]]:
@@ -109,26 +115,40 @@ class Found:
 
 def measure(case: Case, steps: int) -> Found:
     """Run, profile and predict, run; several times."""
-    model, inputs, plan = case.compile()
+    plan = case.compile()
     found: list[tuple[float, float]] = []
     profiling = 0.0
     until = time.perf_counter() + LASTING
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "plan.json"
         plan.save(saved)
-        with ss.launch(plan, model, backend="ray" if plan.workers > 1 else "inline") as job:
-            before = typical(job, inputs, steps)
-            while len(found) < ROUNDS or time.perf_counter() < until:
-                began = time.perf_counter()
-                predicted = profiled(saved)
-                profiling = time.perf_counter() - began
-                after = typical(job, inputs, steps)
-                found.append((predicted, (before + after) / 2))
-                before = after
-            memory = job.measure_memory(*inputs)
+        before, memory = ran(case, saved, steps)
+        while len(found) < ROUNDS or time.perf_counter() < until:
+            began = time.perf_counter()
+            predicted = profiled(saved)
+            profiling = time.perf_counter() - began
+            after, memory = ran(case, saved, steps)
+            found.append((predicted, (before + after) / 2))
+            before = after
     programs = {worker: p for p in plan.entries["train"].programs for worker in p.workers}
-    peaks = [(programs[worker].peak, sizes["peak"]) for worker, sizes in enumerate(memory)]
+    peaks = [(programs[worker].peak, peak) for worker, peak in enumerate(memory)]
     return Found(case, found, ss.simulate(plan).seconds, peaks, profiling)
+
+
+def ran(case: Case, plan: Path, steps: int) -> tuple[float, list[int]]:
+    """Seconds of a step and bytes at the peak of each worker, of a job in a process of its own."""
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=fresh) as process:
+        return process.submit(run, CASES.index(case), plan, steps).result()
+
+
+def run(case: int, saved: Path, steps: int) -> tuple[float, list[int]]:
+    """As :func:`ran`, in this process; the case by its place in :data:`CASES`, as its makers cannot be pickled."""
+    model, inputs = CASES[case].build()
+    plan = ss.Plan.load(saved)
+    with ss.launch(plan, model, backend="ray" if plan.workers > 1 else "inline") as job:
+        seconds = typical(job, inputs, steps)
+        return seconds, [sizes["peak"] for sizes in job.measure_memory(*inputs)]
 
 
 def profiled(plan: Path) -> float:
