@@ -28,16 +28,29 @@ from superscaler.scheduler.keys import Keys
 
 _ROUND = 0.4  # seconds in which a number of workers compute together
 _FEWEST = 3  # runs in it
+_TURNS = 2, 4  # of every number, at least and at most: the machine is not the same a second later
+_LONG = 20.0  # seconds after which the fewest will do
 _LIMIT = 300.0  # seconds for all of it
 
 
 class Crowd(msgspec.Struct, frozen=True):
     """``moves``: seconds of collectives by key; ``post``: of a worker's own time that one end of a communication takes;
-    ``slowdown``: by how many workers compute at once."""
+    ``slowdown``: by how many workers compute at once; ``bodies``: seconds of the first role's tasks, by one alone."""
 
     moves: dict[str, float]
     post: float
     slowdown: dict[int, float]
+    bodies: float
+
+    def leveled(self, plan: Plan, blocks: Mapping[str, float]) -> dict[str, float]:
+        """Seconds of task bodies by key, all longer by the factor that makes the first role's what the crew saw.
+
+        They were measured when the machine was faster or slower, and it is from the crew's that a slowdown counts.
+        """
+        _, keys = _first_role(plan)
+        then = sum(blocks[key] for key, _ in bodies(keys) if key)
+        factor = self.bodies / then if then else 1.0
+        return {key: seconds * factor for key, seconds in blocks.items()}
 
 
 def measure_crowd(plan: Plan) -> Crowd:
@@ -50,6 +63,12 @@ def measure_crowd(plan: Plan) -> Crowd:
             "superscaler.runtime.crowd", workers, [str(path)], limit=_LIMIT, doing="measuring workers together"
         )
     return msgspec.json.decode(found, type=Crowd)
+
+
+def _first_role(plan: Plan) -> tuple[str, Keys]:
+    """What the crew runs: the name of an entry, and the keys of its first Program."""
+    name = "train" if "train" in plan.entries else next(iter(plan.entries))
+    return name, Keys(plan, plan.entries[name], plan.entries[name].programs[0])
 
 
 # --- in each process --------------------------------------------------------------------------------------------------
@@ -107,33 +126,45 @@ def _main(worker: int, port: int, path: str) -> None:
     workers = min(plan.workers, MOST)
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
     connect(worker, workers, "127.0.0.1", port, device=torch.device("cpu"), limit=_LIMIT)
-    name = "train" if "train" in plan.entries else next(iter(plan.entries))
-    keys = Keys(plan, plan.entries[name], plan.entries[name].programs[0])
+    name, keys = _first_role(plan)
     try:
         with torch.no_grad():
-            sharing = Sharing.of(_together(plan, name, keys, worker, workers))
+            seen = _together(plan, name, keys, worker, workers)
             found = measure_moves(plan, worker, workers, limit=_LIMIT)
     finally:
         disconnect()
     if worker == 0:
+        sharing = Sharing.of(seen)
         moves = sharing.without(found.moves, _met(keys))
-        print(msgspec.json.encode(Crowd(moves, found.post, sharing.slowdown)).decode())
+        print(msgspec.json.encode(Crowd(moves, found.post, sharing.slowdown, seen[1].bodies)).decode())
 
 
 def _together(plan: Plan, name: str, keys: Keys, worker: int, workers: int) -> dict[int, Seen]:
-    """The first role's part of an entry, run by 1, 2, … of the crew at once, its communication among these. Two turns
-    of it: the machine is not the same a second later."""
+    """The first role's part of an entry, run by 1, 2, … of the crew at once, its communication among these."""
     in_place = InPlace(crew_comm(plan, worker, workers, _LIMIT), worker, workers)
     found: dict[int, list[Seen]] = {n: [] for n in (1, 2, 3, 4, 6, 8, 12, 16, workers) if n <= workers}
     mine = make_worker(plan, keys.worker, in_place, WorkerOptions("cpu"))
+    execution = mine.entries[name]
     try:
-        for busy in sorted(found) * 2:
+        for busy in _turns(sorted(found)):
             in_place.form(busy)
-            for _ in _runs(in_place, mine.entries[name], worker < busy):
-                found[busy].append(_seen(in_place, mine.entries[name], keys))
+            for _ in _runs(in_place, execution, worker < busy):
+                found[busy].append(_seen(in_place, execution, keys))
     finally:
         mine.close()
     return _mean(found, workers)
+
+
+def _turns(numbers: Sequence[int]) -> Iterator[int]:
+    """The numbers, again and again; as often in every process of the crew."""
+    start = perf_counter()
+    fewest, most = _TURNS
+    for turn in range(most):
+        more = torch.tensor(turn < fewest or perf_counter() - start < _LONG)
+        dist.broadcast(more, 0)
+        if not more:
+            return
+        yield from numbers
 
 
 def _runs(in_place: InPlace, execution: Execution, takes_part: bool) -> Iterator[None]:

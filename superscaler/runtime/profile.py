@@ -70,7 +70,7 @@ def measure(plan: Plan, *, repeats: int = 20, links: bool = True, progress: Anno
         ) from e
     finally:
         torch.set_num_threads(before)
-    link, post = None, bodies.posting
+    blocks, link, post = bodies.seconds, None, bodies.posting
     if links and plan.workers > 1 and (kind == "cpu" or torch.cuda.device_count() > 1):
         from superscaler.runtime.links import measure_link
 
@@ -83,8 +83,9 @@ def measure(plan: Plan, *, repeats: int = 20, links: bool = True, progress: Anno
 
         progress("measuring workers together")
         together = measure_crowd(plan)
+        blocks = together.leveled(plan, blocks)
         moves, crowd, post = together.moves, together.slowdown, together.post
-    return Profile(machine, device, link, ops, bodies.seconds, post, moves, crowd)
+    return Profile(machine, device, link, ops, blocks, post, moves, crowd)
 
 
 # --- ops --------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import superscaler as ss
 from superscaler.api import known_profile, profile
 from superscaler.errors import ProfileError
 from superscaler.models import build
-from superscaler.runtime.crowd import measure_crowd
+from superscaler.runtime.crowd import Crowd, measure_crowd
 from superscaler.runtime.execution import Execution
 from superscaler.runtime.links import measure_link
 from superscaler.runtime.moves import collectives
@@ -47,6 +47,23 @@ def test_every_op_and_task_body_of_a_plan_is_measured() -> None:
     assert all(seconds > 0 for seconds in (*measured.ops.values(), *measured.blocks.values()))
     assert set(measured.device.flops) >= {"float32", "float64", "bfloat16"}
     assert ss.simulate(found, profile=measured).makespan > 0
+
+
+@pytest.mark.parametrize("script", ["megatron:tensor=2,pipeline=2,microbatches=2", "data_parallel:ways=4"])
+@pytest.mark.parametrize("faster", [0.5, 1.0, 3.0])
+def test_task_bodies_are_as_long_as_beside_each_other(script: str, faster: float) -> None:
+    """Measured when the machine was faster or slower, they take together what the crew's first role took alone, and
+    each as much of it as it did; so do those that only other roles have."""
+    found = plan(script, 4)
+    entry = found.entries["train"]
+    each = [Keys(found, entry, p) for p in entry.programs]
+    met = [[keys.block(i.block, i.microbatch) for i in keys.program.order
+            if keys.program.blocks[i.block].lane == "compute"] for keys in each]  # fmt: skip
+    then = {key: 1e-3 * (2 + number) for number, key in enumerate(sorted({key for role in met for key in role}))}
+    alone = sum(then[key] for key in met[0]) / faster
+    now = Crowd({}, 0.0, {1: 1.0, 4: 2.0}, alone).leveled(found, then)
+    assert sum(now[key] for key in met[0]) == pytest.approx(alone)
+    assert now == pytest.approx({key: seconds / faster for key, seconds in then.items()})
 
 
 def test_measurements_are_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
