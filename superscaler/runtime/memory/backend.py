@@ -26,8 +26,11 @@ class Backend(Protocol):
     capacity: int  # how many chunk numbers there are (not how much memory)
     alignment: int  # a range's first chunk number is a multiple of this
 
-    def reserve(self, size: int) -> int:
-        """The address of a fresh range with nothing mapped: an access meets the guard."""
+    def reserve(self, size: int, home: int) -> int:
+        """The address of a fresh range with nothing mapped: an access meets the guard.
+
+        What will be mapped there is, for the most part, the row of chunks from number ``home`` on, each in its place.
+        """
         ...
 
     def unreserve(self, address: int) -> None:

@@ -56,7 +56,7 @@ class CudaBackend:
         self._torn: dict[int, int] = {}  # address to the handle that belongs there, but may not be there
         self._sizes: dict[int, int] = {}
 
-    def reserve(self, size: int) -> int:
+    def reserve(self, size: int, home: int) -> int:
         try:
             address = self.driver.reserve(size)
         except DriverError as error:

@@ -38,7 +38,7 @@ class Region:
         self.size = size
         self.window = store.numbers.window(self.count)
         try:
-            self.address = store.backend.reserve(size)
+            self.address = store.backend.reserve(size, self.window.first)
         except BaseException:
             store.numbers.retire(self.window)
             raise

@@ -16,7 +16,7 @@ from superscaler.runtime.memory.mappings import MAPPINGS, MappingMeter
 PROT_NONE, PROT_READ, PROT_WRITE = 0, 1, 2
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS, MAP_NORESERVE = 0x1, 0x2, 0x10, 0x20, 0x4000
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 0x1, 0x2
-MADV_POPULATE_WRITE, MADV_COLLAPSE = 23, 25
+MADV_DONTDUMP, MADV_POPULATE_WRITE, MADV_COLLAPSE = 16, 23, 25
 
 _FAILED = ctypes.c_void_p(-1).value
 
@@ -44,7 +44,7 @@ class LinuxMemory:
 
     def mmap(self, address: int | None, length: int, protection: int, flags: int, fd: int, offset: int) -> int:
         """Map and return the address. A mapping that adds memory is refused near the system's limit on mappings."""
-        self._meter.charge(2, refusable=fd >= 0 or address is None)
+        self._meter.charge(2, refusable=address is None or (fd >= 0 and protection != PROT_NONE))
         self.calls["mmap"] += 1
         got = self._mmap(address, length, protection, flags, fd, offset)
         if got == _FAILED or got is None:

@@ -64,7 +64,7 @@ def failing(kind: type, methods: tuple[str, ...], error: type[OSError]) -> type:
     return type("Failing" + kind.__name__, (kind,), {name: wrap(name) for name in methods})
 
 
-FailingMemory = failing(LinuxMemory, ("mmap", "munmap", "mprotect", "punch_hole", "pwrite"), OSError)
+FailingMemory = failing(LinuxMemory, ("mmap", "munmap", "mprotect", "madvise", "punch_hole", "pwrite"), OSError)
 DRIVER_CALLS = (
     "reserve", "free_address", "create", "release", "map", "unmap", "set_access", "fill_zero", "copy", "synchronize",
 )  # fmt: skip

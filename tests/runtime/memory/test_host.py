@@ -1,8 +1,10 @@
 """What is particular to the host backend."""
 
+import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from superscaler.runtime.memory.host import HostBackend
 from superscaler.runtime.memory.mappings import MappingMeter, count
 from superscaler.runtime.memory.syscalls import LinuxMemory
 
-GIB = 1 << 30
+GIB, HUGE_PAGE = 1 << 30, 2 << 20
 
 
 def test_too_many_mappings_are_refused_and_nothing_is_lost():
@@ -72,6 +74,113 @@ def test_populating_keeps_the_content():
         assert a.address % (2 << 20) == 0
         a.free()
         assert pool.stats().physical == 0
+
+
+class OffByAPage(LinuxMemory):
+    """A system that begins ranges anywhere, and has said what it was given back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.returned: list[tuple[int, int]] = []
+
+    def mmap(self, address: int | None, length: int, *rest: int) -> int:
+        if address is not None:
+            return super().mmap(address, length, *rest)
+        return -(-super().mmap(None, length + 2 * HUGE_PAGE, *rest) // HUGE_PAGE) * HUGE_PAGE + 4096
+
+    def munmap(self, address: int, length: int) -> None:
+        self.returned.append((address, address + length))
+        super().munmap(address, length)
+
+
+@pytest.mark.parametrize("guard", ["trap", "zero"])
+def test_ranges_begin_where_a_huge_page_can_wherever_the_system_puts_them(guard):
+    system = OffByAPage()
+    with open_pool("host", seam=system, guard=guard) as pool:
+        a = pool.reserve(8 * HUGE_PAGE)
+        assert a.address % HUGE_PAGE == 0
+        # The first try, and what was too much before and behind the second.
+        _, before, behind = system.returned
+        assert before[1] == a.address
+        assert behind[0] == a.address + a.reserved
+        assert behind[1] - before[0] == a.reserved + HUGE_PAGE
+        a.extend(CHUNK)
+        a.tensor((CHUNK,), torch.uint8).fill_(3)
+        assert pool.stats().physical == CHUNK
+
+
+@pytest.mark.parametrize("size", [GIB, 5 * CHUNK])
+def test_a_core_dump_passes_a_range_by(size):
+    # It would read what is reserved page by page, and reading a page of the file makes it.
+    with open_pool("host", guard="trap") as pool:
+        a, b = pool.reserve(size), pool.reserve(size)
+        a.extend(3 * CHUNK)
+        b.share(a, CHUNK)
+        b.trim(0)
+        a.trim(CHUNK)
+        for vtensor in (a, b):
+            flags = flags_within(vtensor.address, vtensor.address + vtensor.reserved)
+            assert flags
+            assert all("dd" in of_one for of_one in flags)
+
+
+def flags_within(begin: int, stop: int) -> list[list[str]]:
+    """The flags of each of this process's mappings between two addresses."""
+    found: list[list[str]] = []
+    start = end = 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, *rest = line.split()
+        if name == "VmFlags:" and begin <= start and end <= stop:
+            found.append(rest)
+        elif not name.endswith(":"):
+            start, end = (int(address, 16) for address in name.split("-"))
+    return found
+
+
+def test_a_closed_pool_has_no_memory_whoever_keeps_views_or_chunks():
+    pool = open_pool("host")
+    a = pool.reserve(GIB)
+    a.extend(4 * CHUNK)
+    view = a.tensor((4 * CHUNK,), torch.uint8).fill_(3)
+    held = a.hold(0, 2 * CHUNK)
+    file = next(fd for fd in map(int, os.listdir("/proc/self/fd")) if is_file_of(fd, "superscaler:test"))
+    copy = os.dup(file)
+    try:
+        assert os.fstat(copy).st_blocks * 512 == 4 * CHUNK
+        pool.close()
+        assert os.fstat(copy).st_blocks == 0
+    finally:
+        os.close(copy)
+    assert view.numel() == 4 * CHUNK
+    assert held.size == 2 * CHUNK
+
+
+def is_file_of(fd: int, name: str) -> bool:
+    try:
+        return f"memfd:{name}" in os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return False
+
+
+def test_a_chunk_away_from_home_leaves_its_place_as_it_was():
+    with open_pool("host") as pool:
+        a, b = pool.reserve(GIB), pool.reserve(GIB)
+        a.extend(2 * CHUNK)
+        a.tensor((2 * CHUNK,), torch.uint8).fill_(6)
+        b.share(a, 2 * CHUNK)
+        a.writable(0, CHUNK)  # a copy: a's first chunk at home is b's now
+        a.tensor((CHUNK,), torch.uint8).fill_(7)
+        a.trim(0)
+        a.extend(2 * CHUNK)
+        assert not a.tensor((2 * CHUNK,), torch.uint8).any()
+        assert (b.tensor((2 * CHUNK,), torch.uint8) == 6).all()
+        b.free()
+        a.trim(0)
+        before = pool.stats().calls
+        a.extend(2 * CHUNK)
+        after = pool.stats().calls
+        assert after["mprotect"] - before["mprotect"] == 1, "both are at home again"
+        assert not a.tensor((2 * CHUNK,), torch.uint8).any()
 
 
 def test_ranges_larger_than_the_address_space_are_refused():
