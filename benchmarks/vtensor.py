@@ -456,7 +456,8 @@ def budget() -> Iterator[Result]:
         "runs out" if not begin else "completes",
         not begin,
     )
-    ratios, _, _ = compare(lambda: trace(static, shared=False), lambda: trace(static, shared=True), 7)
+    # Single rounds differ by a tenth here: a median of 7 misses by chance, one of 41 comes out within a hundredth.
+    ratios, _, _ = compare(lambda: trace(static, shared=False), lambda: trace(static, shared=True), 41)
     slower = statistics.median(ratios)
     yield Result("budget", f"time at {static} sequences, one budget / split", "≤ 1.02", f"{slower:.3f}", slower <= 1.02)
 
