@@ -1,9 +1,10 @@
 """Which number a chunk gets: every range has a window of numbers of its own.
 
 A range's chunk at index ``i`` is number ``window.first + i`` whenever it can be, so that neighbours in a range are
-neighbours in the pool's file, and a range that grows stays one mapping however many ranges grow beside it. A chunk that
-outlives its place at home (it is shared, and its range let go of it) is *away*: its number is taken until it is freed,
-and a window is recycled only when none of its chunks is away.
+neighbours in the pool's file, and a range that grows stays one mapping however many ranges grow beside it. Windows
+follow each other downwards, as the addresses do that Linux hands out: neighbouring ranges that are empty, or full, are
+one mapping. A chunk that outlives its place at home (it is shared, and its range let go of it) is *away*: its number is
+taken until it is freed, and a window is recycled only when none of its chunks is away.
 """
 
 from __future__ import annotations
@@ -29,9 +30,8 @@ class ChunkNumbers:
     """Hands out windows of chunk numbers below ``capacity``, each beginning at a multiple of ``alignment``."""
 
     def __init__(self, capacity: int, alignment: int = 1) -> None:
-        self._capacity = capacity
         self._alignment = alignment
-        self._top = 0
+        self._left = capacity // alignment * alignment
         self._free: dict[int, list[int]] = {}
         self._away: dict[int, Window] = {}
 
@@ -41,14 +41,14 @@ class ChunkNumbers:
         recycled = self._free.get(width)
         if recycled:
             return Window(recycled.pop(), count)
-        if self._top + width > self._capacity:
+        if width > self._left:
             raise OutOfMemory(
                 "the pool has no more chunk numbers",
-                f"{count:,} are asked for, {self._capacity - self._top:,} are left",
+                f"{count:,} are asked for, {self._left:,} are left",
                 hint="smaller reservations, or free the ranges that are no longer used",
             )
-        first, self._top = self._top, self._top + width
-        return Window(first, count)
+        self._left -= width
+        return Window(self._left, count)
 
     def take(self, window: Window, indices: range, replaced: dict[int, int] | None = None) -> list[Run]:
         """Numbers for the chunks at ``indices``: those at home, or elsewhere where the one at home is in use.

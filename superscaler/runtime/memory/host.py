@@ -20,7 +20,7 @@ import os
 import resource
 import sys
 import weakref
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +84,8 @@ class HostBackend:
         self.alignment = HUGE_PAGE // math.gcd(HUGE_PAGE, chunk)
 
     def reserve(self, size: int, home: int) -> int:
+        # Whole huge pages, as windows of chunks are, so that what lies side by side is so in the file, too.
+        size = -(-size // HUGE_PAGE) * HUGE_PAGE
         try:
             address = self._addresses(size)
             insort(self._starts, address)
@@ -102,15 +104,15 @@ class HostBackend:
         return address
 
     def _addresses(self, size: int) -> int:
-        """Fresh addresses; those of a range that huge pages fit into begin where one can."""
+        """Fresh addresses from where a huge page can begin."""
         mmap, munmap = self._system.mmap, self._system.munmap
         address = mmap(None, size, PROT_NONE, EMPTY, -1, 0)
-        if size < HUGE_PAGE or address % HUGE_PAGE == 0:
+        if address % HUGE_PAGE == 0:
             return address
         munmap(address, size)
         start = mmap(None, size + HUGE_PAGE, PROT_NONE, EMPTY, -1, 0)
         address = -(-start // HUGE_PAGE) * HUGE_PAGE
-        # What is too much on either side: without it the next range lies well by itself.
+        # Without what is too much on either side the next range lies well by itself.
         for lo, hi in ((start, address), (address + size, start + size + HUGE_PAGE)):
             if lo < hi:
                 munmap(lo, hi - lo)
@@ -119,7 +121,7 @@ class HostBackend:
     def unreserve(self, address: int) -> None:
         self._system.munmap(address, self._ranges[address][0])
         del self._ranges[address]
-        self._starts.remove(address)
+        del self._starts[bisect_left(self._starts, address)]
 
     def map(self, address: int, runs: Sequence[Run], *, writable: bool) -> None:
         chunk, home = self.chunk, self._home(address)

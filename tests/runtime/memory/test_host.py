@@ -119,18 +119,18 @@ def test_a_core_dump_passes_a_range_by(size):
         b.trim(0)
         a.trim(CHUNK)
         for vtensor in (a, b):
-            flags = flags_within(vtensor.address, vtensor.address + vtensor.reserved)
+            flags = flags_in(vtensor.address, vtensor.address + vtensor.reserved)
             assert flags
             assert all("dd" in of_one for of_one in flags)
 
 
-def flags_within(begin: int, stop: int) -> list[list[str]]:
-    """The flags of each of this process's mappings between two addresses."""
+def flags_in(begin: int, stop: int) -> list[list[str]]:
+    """The flags of each of this process's mappings that has something between two addresses."""
     found: list[list[str]] = []
     start = end = 0
     for line in Path("/proc/self/smaps").read_text().splitlines():
         name, *rest = line.split()
-        if name == "VmFlags:" and begin <= start and end <= stop:
+        if name == "VmFlags:" and start < stop and begin < end:
             found.append(rest)
         elif not name.endswith(":"):
             start, end = (int(address, 16) for address in name.split("-"))

@@ -357,6 +357,19 @@ def test_growth_beside_growth_stays_one_mapping_each():
         assert pool.stats().calls["mprotect"] == 800
 
 
+@pytest.mark.parametrize("size", [CHUNK, 3 << 20, GIB])
+def test_ranges_with_nothing_in_them_take_no_mappings(size):
+    before = mappings()
+    with open_pool("host", chunks=4096) as pool:
+        ranges = [pool.reserve(size) for _ in range(300)]
+        assert mappings() - before < 30
+        for vtensor in ranges:
+            vtensor.extend(CHUNK)
+        for vtensor in ranges:
+            vtensor.trim(0)
+        assert mappings() - before < 30
+
+
 def mappings():
     with open("/proc/self/maps") as lines:
         return sum(1 for _ in lines)
