@@ -150,6 +150,7 @@ class Arena:
     def reclaim(self, nbytes: int) -> int:
         """Give back at least so many bytes of idle chunks, as far as there are; returns how many."""
         nbytes = bytes_of(nbytes, self._region.name)
+        self.pool.space.check_open(self._region.name)
         idle = [index for index in sorted(self._region.chunks, reverse=True) if not self._uses[index]]
         return self._unmap_idle(idle[: -(-nbytes // self.pool.chunk)])
 

@@ -82,6 +82,8 @@ def test_a_forked_child_changes_nothing_of_its_parents(lazy):
         vtensor, view = filled(pool)
         arena = Arena(pool, 4 * CHUNK)
         arena.tensor(0, (CHUNK,), torch.uint8).fill_(5)
+        idle = arena.tensor(CHUNK, (CHUNK,), torch.uint8).fill_(7)
+        arena.release(CHUNK, CHUNK)
         other, _ = filled(pool)
         held = other.hold(0, CHUNK)
         if lazy:
@@ -97,6 +99,7 @@ def test_a_forked_child_changes_nothing_of_its_parents(lazy):
                 lambda: vtensor.trim(0), vtensor.free, lambda: vtensor.tensor((1,), torch.uint8),
                 lambda: vtensor.hold(0, 1), lambda: vtensor.writable(0, 1), lambda: arena.acquire(CHUNK, CHUNK),
                 lambda: arena.release(0, CHUNK), arena.trim, arena.free,
+                lambda: arena.reclaim(CHUNK),
             ):  # fmt: skip
                 refused(act)
             held.free()
@@ -112,7 +115,8 @@ def test_a_forked_child_changes_nothing_of_its_parents(lazy):
         pool.settle()
         assert bool((view == 9).all())
         assert bool((arena.tensor(0, (CHUNK,), torch.uint8) == 5).all())
-        assert pool.stats().mapped == (5 if lazy else 9) * CHUNK
+        assert bool((idle == 7).all())
+        assert pool.stats().mapped == (6 if lazy else 10) * CHUNK
         held.free()
 
 
