@@ -16,6 +16,7 @@ from superscaler.ir.graph import Graph
 from superscaler.plans import PlanScript
 from superscaler.plans.decoding import decoding
 from superscaler.transforms.cache import with_cache
+from superscaler.transforms.tokenwise import verify_alike, verify_tokenwise
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,6 +42,7 @@ def compile_decoder(
     """
     from superscaler.trace.decoding import trace_decoder
     from superscaler.trace.hf_text import positions_of
+    from superscaler.transforms.discover import discover_missing, verify_custom
 
     if not 1 <= prompt <= tokens:
         raise UsageError(f"a prompt of {prompt} tokens in a sequence of {tokens}", hint="1 ≤ prompt ≤ tokens")
@@ -53,10 +55,19 @@ def compile_decoder(
     traced = {
         name: trace_decoder(model, batch=1, tokens=n, dtype=dtype) for name, n in (("prefill", prompt), ("decode", 1))
     }
+    whole = trace_decoder(model, batch=1, tokens=tokens, dtype=dtype).graph
+    pieces = [found.graph for found in traced.values()]
+    assumptions = dict.fromkeys(target for graph in (*pieces, whole) for target in discover_missing(graph))
     graphs: Mapping[str, Graph] = {name: with_cache(found.graph, rows) for name, found in traced.items()}
+    for piece in pieces:
+        verify_custom(piece)
+        verify_alike(piece, whole)
+    verify_tokenwise(whole)
     about: dict[str, Any] = {
         "name": type(model).__name__,
         "aliases": {other: names[0] for names in traced["prefill"].state.values() for other in names[1:]},
     }
     settings = {"seed": seed, "dtype": dtype, "decoder": {"prompt": prompt, "tokens": tokens}}
-    return compile_graphs(graphs, cluster, plan or decoding(), model=about, settings=settings, seed=seed)
+    return compile_graphs(
+        graphs, cluster, plan or decoding(), model=about, settings=settings, assumptions=tuple(assumptions), seed=seed
+    )

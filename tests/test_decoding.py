@@ -13,7 +13,7 @@ from torch import nn
 
 from superscaler import models
 from superscaler.decoding import compile_decoder
-from superscaler.errors import UsageError
+from superscaler.errors import PlanError, UsageError
 from superscaler.ir.check import check
 from superscaler.ir.cluster import Cluster
 from superscaler.ir.plan import Plan
@@ -143,6 +143,32 @@ def test_a_plan_of_a_file_decodes(tmp_path: Any) -> None:
     decoder(model).save(tmp_path / "p.json")
     with launch(Plan.load(tmp_path / "p.json"), model, backend="inline") as job:
         assert generate(job, PROMPT, 4) == expected(model, PROMPT, 4)
+
+
+def windowed(window: int) -> nn.Module:
+    config = transformers.Qwen2Config(**GROUPED, use_sliding_window=True, sliding_window=window, max_window_layers=1)
+    return spread(transformers.Qwen2ForCausalLM(config))
+
+
+@pytest.mark.parametrize("window", [4, 16, 29])
+def test_a_window_that_the_sequence_outgrows_is_refused_wherever_it_begins(window: int) -> None:
+    with pytest.raises(PlanError, match=r"has a mask|something else over 30 tokens than over 8"):
+        decoder(windowed(window))
+
+
+def test_a_window_that_the_sequence_fits_into_is_none() -> None:
+    model = windowed(31)
+    with launch(decoder(model), model, backend="inline") as job:
+        assert generate(job, PROMPT, 19) == expected(model, PROMPT, 19)
+
+
+def test_positions_that_are_stretched_for_long_sequences_are_refused() -> None:
+    rope = {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    config = transformers.Phi3Config(
+        **GROUPED, original_max_position_embeddings=16, rope_scaling=rope, pad_token_id=0, eos_token_id=0
+    )
+    with pytest.raises(PlanError, match=r"rotary_emb.*cannot be computed token by token"):
+        decoder(spread(transformers.Phi3ForCausalLM(config)))
 
 
 def test_what_does_not_fit_is_refused_by_name() -> None:
