@@ -53,6 +53,7 @@ def generate(
         raise UsageError(f"--memory {memory} GiB", hint="a positive number")
     from superscaler.api import launch
     from superscaler.runtime.serving.generate import stream
+    from superscaler.trace.hf_scores import adjustment
     from superscaler.trace.hf_text import end_tokens
 
     with Progress() as progress, clean_stdout(as_json):
@@ -63,13 +64,14 @@ def generate(
         progress("compiling")
         plan = _plan(found.model, ids, max_new_tokens, devices, pipeline)
         end = frozenset[int]() if ignore_eos else end_tokens(found.model)
+        adjust = adjustment(found.model, len(ids), max_new_tokens, end)
         progress(f"starting {plan.workers} workers")
         limit = None if memory is None else int(memory * GIB)
         backend = backend or ("inline" if plan.workers == 1 else "ray")
         job = launch(plan, found.source, weights=found.weights, backend=backend, memory=limit)
     with clean_stdout(as_json), job:
         began = perf_counter()
-        tokens = list(stream(job, ids, max_new_tokens, end=end))
+        tokens = list(stream(job, ids, max_new_tokens, end=end, adjust=adjust))
         seconds = perf_counter() - began
         used = job.memory()
     text = None if tokenizer is None else tokenizer.decode(tokens, skip_special_tokens=True)

@@ -25,12 +25,10 @@ def load_tokenizer(directory: Path) -> Any:
 
 
 def end_tokens(model: nn.Module) -> frozenset[int]:
-    """The tokens that end a text, as the model's generation settings (else its configuration) name them."""
-    for settings in (getattr(model, "generation_config", None), getattr(model, "config", None)):
-        found = getattr(settings, "eos_token_id", None)
-        if found is not None:
-            return frozenset(found if isinstance(found, list | tuple) else [found])
-    return frozenset()
+    """The tokens that end a text, as the model's generation settings name them; its configuration where it has none."""
+    settings = getattr(model, "generation_config", None) or getattr(model, "config", None)
+    found = getattr(settings, "eos_token_id", None)
+    return frozenset() if found is None else frozenset(found if isinstance(found, list | tuple) else [found])
 
 
 def positions_of(model: nn.Module) -> int | None:

@@ -59,6 +59,41 @@ def test_the_end_of_the_text_ends_it(superscaler: Command, llama: Path, tmp_path
     assert said.out.strip() == ",".join(map(str, want[: want.index(want[2]) + 1]))
 
 
+SETTINGS: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "a penalty on repetition": {"repetition_penalty": 3.0},
+    "no token twice": {"no_repeat_ngram_size": 1},
+    "words that must not come": {"bad_words_ids": [[2], [14, 38]]},
+    "tokens that must not come": {"suppress_tokens": [*range(20, 50)]},
+    "tokens that must not come first": {"begin_suppress_tokens": [*range(40, 50)]},
+    "a bias": {"sequence_bias": [[[3], 9.0], [[4], -9.0]]},
+    "a last token": {"forced_eos_token_id": 11},
+    "all at once": {"repetition_penalty": 2.0, "no_repeat_ngram_size": 3, "suppress_tokens": [1, 2], "num_beams": 2},
+    "an end that comes late": {"eos_token_id": [*range(40)], "min_new_tokens": 3},
+    "an end that comes at a length": {"eos_token_id": [*range(40)], "min_length": 7},
+    "an end that comes near": {"eos_token_id": [5, 6], "exponential_decay_length_penalty": (2, 4.0)},
+}
+
+
+@pytest.mark.parametrize("what", SETTINGS)
+def test_generation_settings_count_as_in_generate(superscaler: Command, llama: Path, tmp_path: Path, what: str) -> None:
+    model = transformers.LlamaForCausalLM.from_pretrained(llama)
+    for name, value in ({"eos_token_id": None} | SETTINGS[what]).items():
+        setattr(model.generation_config, name, value)
+    model.save_pretrained(tmp_path)
+    prompt = [5, 9, 1, 33]
+    ids = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, num_beams=1, pad_token_id=0)
+    want = ids[0, 4:].tolist()
+    if what != "nothing":
+        plain = transformers.LlamaForCausalLM.from_pretrained(llama)
+        plain.generation_config.eos_token_id = model.generation_config.eos_token_id
+        ids = plain.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, pad_token_id=0)
+        assert ids[0, 4:].tolist() != want, "a setting that changes nothing tests nothing"
+    said = superscaler("generate", tmp_path, "--prompt-ids", "5,9,1,33", "--max-new-tokens", "12", "--json")
+    assert said.code == 0, said.err
+    assert json.loads(said.out)["tokens"] == want
+
+
 @pytest.mark.parametrize(
     ("options", "code", "why"),
     [

@@ -5,7 +5,7 @@ Everything but the choice of the largest logit is in the plan.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -14,18 +14,34 @@ from superscaler.errors import UsageError
 from superscaler.ir.plan import Plan
 from superscaler.runtime.job import Job
 
+Adjust = Callable[[Sequence[int], Tensor], Tensor]
 
-def generate(job: Job, prompt: Sequence[int], max_new_tokens: int, *, end: Collection[int] = ()) -> list[int]:
+
+def generate(
+    job: Job,
+    prompt: Sequence[int],
+    max_new_tokens: int,
+    *,
+    end: Collection[int] = (),
+    adjust: Adjust = lambda tokens, scores: scores,
+) -> list[int]:
     """The tokens that follow ``prompt``: each the likeliest after those before it; the lowest of equals.
 
-    ``end``: tokens after which nothing follows (they are part of the result). ``job``: of a plan that
-    ``compile_decoder`` made. Raises :class:`UsageError` for a sequence longer than the plan's, :class:`OutOfMemory`
-    where its cache does not fit.
+    ``end``: tokens after which nothing follows (they are part of the result). ``adjust``: of the tokens so far and the
+    scores [vocab] of what follows, the scores to compare. ``job``: of a plan that ``compile_decoder`` made. Raises
+    :class:`UsageError` for a sequence longer than the plan's, :class:`OutOfMemory` where its cache does not fit.
     """
-    return list(stream(job, prompt, max_new_tokens, end=end))
+    return list(stream(job, prompt, max_new_tokens, end=end, adjust=adjust))
 
 
-def stream(job: Job, prompt: Sequence[int], max_new_tokens: int, *, end: Collection[int] = ()) -> Iterator[int]:
+def stream(
+    job: Job,
+    prompt: Sequence[int],
+    max_new_tokens: int,
+    *,
+    end: Collection[int] = (),
+    adjust: Adjust = lambda tokens, scores: scores,
+) -> Iterator[int]:
     """As :func:`generate`, each token as it is known."""
     limit = _limit(job.plan)
     if not prompt or max_new_tokens < 0:
@@ -42,9 +58,10 @@ def stream(job: Job, prompt: Sequence[int], max_new_tokens: int, *, end: Collect
     if not max_new_tokens:
         return
     try:
-        logits = _prefill(job, list(prompt))
+        logits, tokens = _prefill(job, list(prompt)), list(prompt)
         for length in range(len(prompt), len(prompt) + max_new_tokens):
-            token = int(logits.argmax())
+            token = int(adjust(tokens, logits).argmax())
+            tokens.append(token)
             yield token
             if token in end or length + 1 == len(prompt) + max_new_tokens:
                 return
