@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from superscaler.cli.compiling import Number
 from superscaler.cli.console import Progress, clean_stdout, print_json
 from superscaler.errors import CheckpointError, UsageError
 from superscaler.ir.cluster import GIB
@@ -38,6 +39,9 @@ def generate(
     devices: Annotated[int, typer.Option(help="Workers: heads are split, then layers.")] = 1,
     pipeline: Annotated[int | None, typer.Option(help="Stages (by default as few as the heads allow).")] = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after the end of the text.")] = False,
+    dtype: Annotated[
+        Number | None, typer.Option(help="Of parameters and cache. By default as the weights were saved (f16: f32).")
+    ] = None,
     backend: Annotated[
         Literal["ray", "inline"] | None, typer.Option(help="By default inline for one worker, else ray.")
     ] = None,
@@ -62,7 +66,7 @@ def generate(
         tokenizer = None if prompt is None else _tokenizer(directory, found)
         ids = _ids(prompt_ids) if tokenizer is None else [int(t) for t in tokenizer(prompt)["input_ids"]]
         progress("compiling")
-        plan = _plan(found.model, ids, max_new_tokens, devices, pipeline)
+        plan = _plan(found.model, ids, max_new_tokens, devices, pipeline, dtype or found.dtype)
         end = frozenset[int]() if ignore_eos else end_tokens(found.model)
         adjust = adjustment(found.model, len(ids), max_new_tokens, end)
         progress(f"starting {plan.workers} workers")
@@ -88,6 +92,7 @@ class Found:
     model: nn.Module
     source: nn.Module | None
     weights: Path | None
+    dtype: Number
 
 
 def _read(directory: Path) -> Found:
@@ -95,12 +100,12 @@ def _read(directory: Path) -> Found:
 
     if (directory / PROGRESS).exists():
         return _checkpoint(directory)
-    from superscaler.trace.hf import has_weights, load_hf
+    from superscaler.trace.hf import has_weights, load_hf, precision_of
 
     model, _ = load_hf(directory)
     if not has_weights(directory if directory.is_dir() else directory.parent):
         raise UsageError(f"{directory} has no weights: there is no *.safetensors", hint="model.save_pretrained(DIR)")
-    return Found(model, model, None)
+    return Found(model, model, None, precision_of(directory))
 
 
 def _checkpoint(directory: Path) -> Found:
@@ -120,7 +125,7 @@ def _checkpoint(directory: Path) -> Found:
         request = Request.of(told)
     except UsageError as e:
         raise CheckpointError(f"{directory}: {PROGRESS} is damaged", "its source:", *e.details, hint=DAMAGED) from e
-    return Found(without_memory(request).model, None, directory)
+    return Found(without_memory(request).model, None, directory, "f32")
 
 
 class ByteTokenizer:
@@ -150,7 +155,7 @@ def _ids(given: str | None) -> list[int]:
         raise UsageError(f"--prompt-ids {given!r} are no tokens", hint="--prompt-ids 1,2,3") from None
 
 
-def _plan(model: Any, ids: list[int], new: int, devices: int, pipeline: int | None) -> Plan:
+def _plan(model: Any, ids: list[int], new: int, devices: int, pipeline: int | None, dtype: Number) -> Plan:
     from superscaler.decoding import compile_decoder
     from superscaler.ir.cluster import Cluster
     from superscaler.plans.decoding import decoding
@@ -170,4 +175,5 @@ def _plan(model: Any, ids: list[int], new: int, devices: int, pipeline: int | No
         prompt=min(len(ids), BUCKET),
         tokens=len(ids) + new,
         plan=decoding(tensor, stages),
+        dtype=dtype,
     )

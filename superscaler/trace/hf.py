@@ -55,6 +55,12 @@ def load_hf(path: str | Path) -> tuple[nn.Module, Example]:
     return model, partial(_image_batch if kind == "image" else _token_batch, config, kind)
 
 
+def precision_of(path: str | Path) -> Literal["f32", "f64", "bf16"]:
+    """What a directory's weights are kept in, as its configuration says; f32 where it says nothing, or float16."""
+    saved = _config(_library(), Path(path))[1].dtype
+    return "bf16" if saved == torch.bfloat16 else "f64" if saved == torch.float64 else "f32"
+
+
 def _made(factory: Any, config: Any, directory: Path) -> nn.Module:
     """The model with weights drawn at random. Sizes that do not go together show only now."""
     try:

@@ -59,6 +59,29 @@ def test_the_end_of_the_text_ends_it(superscaler: Command, llama: Path, tmp_path
     assert said.out.strip() == ",".join(map(str, want[: want.index(want[2]) + 1]))
 
 
+@pytest.mark.parametrize(("options", "dtype"), [((), torch.bfloat16), (("--dtype", "f32"), torch.float32)])
+def test_weights_are_used_as_they_were_saved_or_as_is_said(
+    superscaler: Command, tmp_path: Path, options: tuple[str, ...], dtype: torch.dtype
+) -> None:
+    torch.manual_seed(2)
+    config = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.3,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).bfloat16().save_pretrained(tmp_path)
+    want = {}
+    for each in (torch.bfloat16, torch.float32):
+        model = transformers.LlamaForCausalLM.from_pretrained(tmp_path, dtype=each)
+        ids = model.generate(torch.tensor([[5, 9, 1, 33]]), max_new_tokens=30, do_sample=False, eos_token_id=None)
+        want[each] = ids[0, 4:].tolist()
+    assert want[torch.bfloat16] != want[torch.float32]
+    said = superscaler(
+        "generate", tmp_path, "--prompt-ids", "5,9,1,33", "--max-new-tokens", "30", "--ignore-eos", "--json", *options
+    )
+    assert said.code == 0, said.err
+    assert json.loads(said.out)["tokens"] == want[dtype]
+
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "nothing": {},
     "a penalty on repetition": {"repetition_penalty": 3.0},
