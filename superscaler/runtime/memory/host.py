@@ -50,6 +50,7 @@ FILE_SIZE = 1 << 62
 READ_WRITE = PROT_READ | PROT_WRITE
 EMPTY = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
 CLOSED = MAP_SHARED | MAP_FIXED | MAP_NORESERVE
+NOWHERE = -1  # no place of a page, whatever multiple of pages is added
 
 
 class HostBackend:
@@ -72,9 +73,11 @@ class HostBackend:
             )
         self.chunk = chunk
         self.guard: Guard = guard
+        self._guard_protection = PROT_READ if guard == "zero" else PROT_NONE
         self._system = system or LinuxMemory()
         self._starts: list[int] = []  # where ranges begin, sorted
-        self._ranges: dict[int, tuple[int, int]] = {}  # from there: its size, and its part's place in the file
+        # From there: where what was mapped for it begins, its size, and which part of the file is closed in it.
+        self._ranges: dict[int, tuple[int, int, int]] = {}
         self._buffer_types: dict[int, type[ctypes.Array[ctypes.c_char]]] = {}
         self._fd, size = _open_file(self._system, label)
         self._closed = weakref.finalize(self, os.close, self._fd)
@@ -87,39 +90,46 @@ class HostBackend:
         # Whole huge pages, as windows of chunks are, so that what lies side by side is so in the file, too.
         size = -(-size // HUGE_PAGE) * HUGE_PAGE
         try:
-            address = self._addresses(size)
-            insort(self._starts, address)
-            self._ranges[address] = size, home * self.chunk
-            try:
-                self.unmap(address, size)
-            except OSError:
-                self.unreserve(address)
-                raise
+            address, start, total = self._addresses(size)
         except OSError as error:
             raise OutOfMemory(
                 f"no address range of {size:,} bytes is free in this process",
                 str(error),
                 hint="a smaller reservation: 47 bits of addresses is what a process has",
             ) from error
+        insort(self._starts, address)
+        self._ranges[address] = start, total, NOWHERE
+        if self.guard == "trap":
+            # Where the system refuses, it stays empty addresses: every chunk is mapped anew.
+            with contextlib.suppress(OSError):
+                self._close(address, size, home * self.chunk)
+                self._ranges[address] = start, total, home * self.chunk
         return address
 
-    def _addresses(self, size: int) -> int:
-        """Fresh addresses from where a huge page can begin."""
+    def _addresses(self, size: int) -> tuple[int, int, int]:
+        """Fresh addresses from where a huge page can begin; and where what was mapped for them begins, and its size."""
         mmap, munmap = self._system.mmap, self._system.munmap
-        address = mmap(None, size, PROT_NONE, EMPTY, -1, 0)
+        address = mmap(None, size, self._guard_protection, EMPTY, -1, 0)
         if address % HUGE_PAGE == 0:
-            return address
-        munmap(address, size)
-        start = mmap(None, size + HUGE_PAGE, PROT_NONE, EMPTY, -1, 0)
-        address = -(-start // HUGE_PAGE) * HUGE_PAGE
+            return address, address, size
+        try:
+            munmap(address, size)
+        except OSError:
+            return address, address, size
+        start = mmap(None, size + HUGE_PAGE, self._guard_protection, EMPTY, -1, 0)
+        address, end = -(-start // HUGE_PAGE) * HUGE_PAGE, start + size + HUGE_PAGE
         # Without what is too much on either side the next range lies well by itself.
-        for lo, hi in ((start, address), (address + size, start + size + HUGE_PAGE)):
-            if lo < hi:
-                munmap(lo, hi - lo)
-        return address
+        with contextlib.suppress(OSError):
+            munmap(address + size, end - address - size)
+            end = address + size
+            if start < address:
+                munmap(start, address - start)
+                start = address
+        return address, start, end - start
 
     def unreserve(self, address: int) -> None:
-        self._system.munmap(address, self._ranges[address][0])
+        start, total, _ = self._ranges[address]
+        self._system.munmap(start, total)
         del self._ranges[address]
         del self._starts[bisect_left(self._starts, address)]
 
@@ -134,11 +144,10 @@ class HostBackend:
             address, home = address + count * chunk, home + count * chunk
 
     def _home(self, address: int) -> int:
-        """Which part of the file is closed at an address that has nothing mapped; -1 where none is."""
-        if self.guard == "zero":
-            return -1
+        """Which part of the file is closed at an address that has nothing mapped, or :data:`NOWHERE`."""
         start = self._starts[bisect_right(self._starts, address) - 1]
-        return address - start + self._ranges[start][1]
+        place = self._ranges[start][2]
+        return place if place == NOWHERE else address - start + place
 
     def _map_anew(self, address: int, run: Run, protection: int) -> None:
         first, count = run
@@ -150,10 +159,14 @@ class HostBackend:
         self._map_anew(address, run, READ_WRITE)
 
     def unmap(self, address: int, size: int) -> None:
-        if self.guard == "zero":
-            self._system.mmap(address, size, PROT_READ, EMPTY | MAP_FIXED, -1, 0)
-            return
-        self._system.mmap(address, size, PROT_NONE, CLOSED, self._fd, self._home(address))
+        home = self._home(address)
+        if home == NOWHERE:
+            self._system.mmap(address, size, self._guard_protection, EMPTY | MAP_FIXED, -1, 0)
+        else:
+            self._close(address, size, home)
+
+    def _close(self, address: int, size: int, home: int) -> None:
+        self._system.mmap(address, size, PROT_NONE, CLOSED, self._fd, home)
         # A core dump would look into every page of it, and make those that are not there.
         with contextlib.suppress(OSError):
             self._system.madvise(address, size, MADV_DONTDUMP)

@@ -1,5 +1,6 @@
 """What is particular to the host backend."""
 
+import contextlib
 import os
 import resource
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from memory_pools import CHUNK, open_pool
+from shadow import Fuse, failing
 
 from superscaler.errors import BackendUnavailable, OutOfMemory
 from superscaler.runtime.memory import Pool
@@ -86,7 +88,11 @@ class OffByAPage(LinuxMemory):
     def mmap(self, address: int | None, length: int, *rest: int) -> int:
         if address is not None:
             return super().mmap(address, length, *rest)
-        return -(-super().mmap(None, length + 2 * HUGE_PAGE, *rest) // HUGE_PAGE) * HUGE_PAGE + 4096
+        start = super().mmap(None, length + 2 * HUGE_PAGE, *rest)
+        address, end = -(-start // HUGE_PAGE) * HUGE_PAGE + 4096, start + length + 2 * HUGE_PAGE
+        super().munmap(start, address - start)
+        super().munmap(address + length, end - address - length)
+        return address
 
     def munmap(self, address: int, length: int) -> None:
         self.returned.append((address, address + length))
@@ -100,13 +106,36 @@ def test_ranges_begin_where_a_huge_page_can_wherever_the_system_puts_them(guard)
         a = pool.reserve(8 * HUGE_PAGE)
         assert a.address % HUGE_PAGE == 0
         # The first try, and what was too much before and behind the second.
-        _, before, behind = system.returned
+        _, behind, before = system.returned
         assert before[1] == a.address
         assert behind[0] == a.address + a.reserved
         assert behind[1] - before[0] == a.reserved + HUGE_PAGE
         a.extend(CHUNK)
         a.tensor((CHUNK,), torch.uint8).fill_(3)
         assert pool.stats().physical == CHUNK
+
+
+@pytest.mark.parametrize("system", [LinuxMemory, OffByAPage])
+def test_reservations_that_the_system_refuses_leave_nothing_behind(system):
+    memory = failing(system, ("mmap", "munmap", "madvise"), OSError)()
+    memory.fuse = Fuse()
+    with open_pool("host", seam=memory) as pool:
+        before = count()
+        for after in range(6):
+            for failures in (1, 2, 3):
+                for _ in range(10):
+                    memory.fuse.arm(after, failures)
+                    with contextlib.suppress(OutOfMemory):
+                        a = pool.reserve(GIB)
+                        memory.fuse.disarm()
+                        a.extend(3 * CHUNK)
+                        a.tensor((3 * CHUNK,), torch.uint8).fill_(1)
+                        a.trim(CHUNK)
+                        a.free()
+                        del a
+                    memory.fuse.disarm()
+        assert count() - before < 20
+        assert pool.stats().physical == pool.stats().reserved == 0
 
 
 @pytest.mark.parametrize("size", [GIB, 5 * CHUNK])
