@@ -14,8 +14,8 @@ from superscaler.ir.graph import Graph, Op
 from superscaler.ir.layout import Shard
 from superscaler.ir.rules import rule_for
 from superscaler.ir.rules.rule import dim_of, split_state
+from superscaler.transforms.cache import ATTENTION
 
-ATTENTION = "superscaler.attention"
 _CAUSAL = 3  # its argument that says so: of no meaning for a single token
 
 

@@ -17,13 +17,18 @@ from superscaler.runtime.job import Job
 Adjust = Callable[[Sequence[int], Tensor], Tensor]
 
 
+def unchanged(tokens: Sequence[int], scores: Tensor) -> Tensor:
+    """The :data:`Adjust` that does nothing."""
+    return scores
+
+
 def generate(
     job: Job,
     prompt: Sequence[int],
     max_new_tokens: int,
     *,
     end: Collection[int] = (),
-    adjust: Adjust = lambda tokens, scores: scores,
+    adjust: Adjust = unchanged,
 ) -> list[int]:
     """The tokens that follow ``prompt``: each the likeliest after those before it; the lowest of equals.
 
@@ -40,7 +45,7 @@ def stream(
     max_new_tokens: int,
     *,
     end: Collection[int] = (),
-    adjust: Adjust = lambda tokens, scores: scores,
+    adjust: Adjust = unchanged,
 ) -> Iterator[int]:
     """As :func:`generate`, each token as it is known."""
     limit = _limit(job.plan)
