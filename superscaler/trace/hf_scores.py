@@ -7,11 +7,14 @@ come, or not yet. ``transformers`` has them as objects; which of them, and in wh
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from superscaler.errors import UsageError
 
 
 def adjustment(
@@ -20,20 +23,35 @@ def adjustment(
     """What the model's ``generation_config`` asks for after ``prompt`` tokens, with at most ``new`` to come.
 
     A function of the tokens so far and the scores [vocab] of what follows them, which gives the scores to compare.
-    ``end``: the tokens that end the text, none where it goes on after them.
+    ``end``: the tokens that end the text, none where it goes on after them. Both raise :class:`UsageError` for settings
+    that ``transformers`` refuses.
     """
     settings = getattr(model, "generation_config", None)
-    processors = [] if settings is None else list(_processors(settings, prompt, new, sorted(end)))
+    with _refusals():
+        processors = [] if settings is None else list(_processors(settings, prompt, new, sorted(end)))
 
     def adjust(tokens: Sequence[int], scores: Tensor) -> Tensor:
         if not processors:
             return scores
         ids, row = torch.tensor([tokens]), scores[None].to(torch.float32, copy=True)
-        for processor in processors:
-            row = processor(ids, row)
+        with _refusals():
+            for processor in processors:
+                row = processor(ids, row)
         return row[0]
 
     return adjust
+
+
+@contextmanager
+def _refusals() -> Generator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, IndexError, AttributeError) as error:
+        reason = str(error).strip().splitlines()
+        raise UsageError(
+            "the model's generation settings cannot be used", reason[0][:300] if reason else type(error).__name__,
+            hint="mend its generation_config.json, or leave it out",
+        ) from error  # fmt: skip
 
 
 def _processors(settings: Any, prompt: int, new: int, end: list[int]) -> Iterator[Any]:

@@ -118,6 +118,25 @@ def test_generation_settings_count_as_in_generate(superscaler: Command, llama: P
 
 
 @pytest.mark.parametrize(
+    "wrong",
+    [
+        {"repetition_penalty": -1.0}, {"repetition_penalty": "much"}, {"no_repeat_ngram_size": -2},
+        {"bad_words_ids": [7]}, {"sequence_bias": [[[640], 1.0]]}, {"suppress_tokens": "all"},
+    ],
+)  # fmt: skip
+def test_generation_settings_that_make_no_sense_are_told(
+    superscaler: Command, llama: Path, tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    transformers.LlamaForCausalLM.from_pretrained(llama).save_pretrained(tmp_path)
+    file = tmp_path / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | wrong))
+    said = superscaler("generate", tmp_path, *IDS)
+    assert said.code == 2, said.out
+    assert "Traceback" not in said.err
+    assert "generation" in said.err
+
+
+@pytest.mark.parametrize(
     ("options", "code", "why"),
     [
         ((), 2, "one of them is the prompt"),
