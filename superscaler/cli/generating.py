@@ -65,10 +65,10 @@ def generate(
         found = _read(directory)
         tokenizer = None if prompt is None else _tokenizer(directory, found)
         ids = _ids(prompt_ids) if tokenizer is None else [int(t) for t in tokenizer(prompt)["input_ids"]]
-        progress("compiling")
-        plan = _plan(found.model, ids, max_new_tokens, devices, pipeline, dtype or found.dtype)
         end = frozenset[int]() if ignore_eos else end_tokens(found.model)
         adjust = adjustment(found.model, len(ids), max_new_tokens, end)
+        progress("compiling")
+        plan = _plan(found.model, ids, max_new_tokens, devices, pipeline, dtype or found.dtype)
         progress(f"starting {plan.workers} workers")
         limit = None if memory is None else int(memory * GIB)
         backend = backend or ("inline" if plan.workers == 1 else "ray")

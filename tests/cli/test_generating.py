@@ -98,7 +98,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("what", SETTINGS)
+QUICK = ("nothing", "a penalty on repetition", "all at once", "an end that comes late")
+
+
+@pytest.mark.parametrize("what", [what if what in QUICK else slow(what) for what in SETTINGS])
 def test_generation_settings_count_as_in_generate(superscaler: Command, llama: Path, tmp_path: Path, what: str) -> None:
     model = transformers.LlamaForCausalLM.from_pretrained(llama)
     for name, value in ({"eos_token_id": None} | SETTINGS[what]).items():
