@@ -38,7 +38,8 @@ def compile_decoder(
     """A checked plan that decodes one sequence of at most ``tokens`` tokens, its prompt in pieces of ``prompt``.
 
     ``model``: see :func:`superscaler.trace.decoding.trace_decoder`. ``plan``: by default ``decoding()``, one device.
-    Raises :class:`UsageError` for sizes that do not fit, and what ``compile`` raises.
+    Raises :class:`UsageError` for sizes that do not fit, :class:`PlanError` for a model that over many tokens is not
+    what it is piece by piece with a cache (a window, say), and what ``compile`` raises.
     """
     from superscaler.trace.decoding import trace_decoder
     from superscaler.trace.hf_text import positions_of

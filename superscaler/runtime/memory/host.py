@@ -6,8 +6,8 @@ Sharing is the same part of the file mapped at two addresses; giving memory back
 path: nothing is left when the process dies, however it dies.
 
 A reserved range is its own part of the file with ``PROT_NONE``, so that mapping a chunk where it is at home only moves
-the border of what may be touched: half the time of a new mapping. Other chunks are mapped anew, and so are all of a
-pool whose guard is zeros: a closed part of the file can trap, but not read as zeros.
+the border of what may be touched: a call of half a new mapping's time. Other chunks are mapped anew, and so are
+all of a pool whose guard is zeros: a closed part of the file can trap, but not read as zeros.
 """
 
 from __future__ import annotations
